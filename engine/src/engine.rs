@@ -1,0 +1,412 @@
+//! The facade: opens a store, wires the writer, publishes what it made durable, and answers.
+//!
+//! Three families of methods:
+//! - **devices**: [`check`](Engine::check), [`decide`](Engine::decide), [`report`](Engine::report), [`served`](Engine::served);
+//! - **operators**: `put_…`, `create_…`, `delete_…`, [`act_on_task`](Engine::act_on_task), and the reads;
+//! - **the clock**: [`tick`](Engine::tick), called no later than the time it returned last.
+
+use crate::error::Error;
+use crate::events::EventLog;
+use crate::image::ImageStore;
+use crate::index::Published;
+use crate::limits::Limits;
+use crate::model::*;
+use crate::pending::{Pending, block_on};
+use crate::state::{
+    Check, Command, Decision, DeviceName, EventPage, NewDevice, NewFirmware, NewProduct, NewTask, Outcome, Report, Reported, State,
+    TaskAction, VersionReport,
+};
+use crate::store::{Archive, Loaded, Opened, Row, SqliteStore, Store, StoreError, StoreErrorKind, UpgradeQuery};
+use crate::writer::{Job, Shared, Writer};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::{fmt, io};
+use tokio::sync::{oneshot, watch};
+
+/// What a check could decide without asking the writer.
+#[derive(Clone, Debug)]
+pub enum Checked {
+    /// Decided; nothing was or need be recorded.
+    Decided(Decision),
+    /// Something has to be written first: a permit looks free, or the device or its version is new. Call [`Engine::decide`].
+    Ask,
+}
+
+/// Where and how to open an engine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Made if it isn't there. One process at a time.
+    pub folder: PathBuf,
+    pub limits: Limits,
+}
+
+impl Options {
+    /// The default limits, which are safe for an open network.
+    pub fn new(folder: impl Into<PathBuf>) -> Self {
+        Self { folder: folder.into(), limits: Limits::default() }
+    }
+}
+
+/// Everything in one: decisions, rollouts, images. Cheap to clone; the last clone to go closes it.
+#[derive(Clone, Debug)]
+pub struct Engine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    queue: SyncSender<Job>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    archive: Arc<dyn Archive>,
+    images: ImageStore,
+    limits: Limits,
+}
+
+impl Engine {
+    /// Opens the folder, makes it if it isn't there, takes over what was made durable, and starts the writer.
+    pub fn open(options: Options) -> Result<Self, Error> {
+        let mut loading = Loading::new(options.limits);
+        let (store, archive, opened) = SqliteStore::open(&options.folder, &mut |loaded| loading.take(loaded))?;
+        Self::start(loading, Box::new(store), archive, opened, &options.folder)
+    }
+
+    /// Starts on a store of one's own. `load` hands over what it kept, as [`SqliteStore::open`] does.
+    pub fn with_store<S, A>(
+        options: Options,
+        load: impl FnOnce(&mut dyn FnMut(Loaded)) -> Result<(S, Arc<A>, Opened), StoreError>,
+    ) -> Result<Self, Error>
+    where
+        S: Store + 'static,
+        A: Archive + 'static,
+    {
+        let mut loading = Loading::new(options.limits);
+        let (store, archive, opened) = load(&mut |loaded| loading.take(loaded))?;
+        Self::start(loading, Box::new(store), archive, opened, &options.folder)
+    }
+
+    fn start(
+        loading: Loading,
+        store: Box<dyn Store>,
+        archive: Arc<dyn Archive>,
+        opened: Opened,
+        folder: &Path,
+    ) -> Result<Self, Error> {
+        let Loading { limits, published, mut state, events } = loading;
+        state.loaded(opened);
+        let images = ImageStore::open(folder).map_err(|error| io_error("opening the images", error))?;
+        let events = EventLog::new(events, opened.last_event_sequence);
+        let shared = Arc::new(Shared::new(state, published, events, opened.last_group));
+        let (queue, jobs) = sync_channel(limits.queue_max);
+        let writer = Writer::new(Arc::clone(&shared), jobs, store, opened.last_group);
+        let thread = std::thread::Builder::new().name("sluicegate-writer".into()).spawn(move || writer.run());
+        let thread = thread.map_err(|error| io_error("starting the writer", error))?;
+        let inner = Inner { shared, queue, writer: Mutex::new(Some(thread)), archive, images, limits };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    fn submit<T>(&self, command: Command, now: Timestamp, read: fn(Outcome) -> Option<T>) -> Pending<T> {
+        let (answer, receiver) = oneshot::channel();
+        let shared = &self.inner.shared;
+        shared.queued.fetch_add(1, Ordering::Relaxed);
+        match self.inner.queue.try_send(Job::Command { command, at: now, answer }) {
+            Ok(()) => Pending::waiting(receiver, read),
+            Err(refused) => {
+                shared.queued.fetch_sub(1, Ordering::Relaxed);
+                Pending::ready(Err(match refused {
+                    TrySendError::Full(_) => Error::Overloaded,
+                    TrySendError::Disconnected(_) => Error::Closed,
+                }))
+            }
+        }
+    }
+
+    // Devices
+
+    /// Decides what the device should do now, as far as it can be decided without writing.
+    ///
+    /// Takes no lock, does no I/O, and allocates nothing where there is nothing to do.
+    pub fn check(&self, check: &Check<'_>, now: Timestamp) -> Checked {
+        self.inner.shared.published.check(check, now)
+    }
+
+    /// Decides what the device should do now, records what it said, and takes a permit where one is free. Durable once answered.
+    pub fn decide(&self, check: &Check<'_>, now: Timestamp) -> Pending<Decision> {
+        let Check { device, component, version, rules } = *check;
+        let command = Command::Check { device: device.to_owned(), component, version: version.into(), rules };
+        self.submit(command, now, |outcome| if let Outcome::Decision(decision) = outcome { Some(decision) } else { None })
+    }
+
+    /// Records how an upgrade goes. Durable once answered; a repeat changes nothing and is answered alike.
+    pub fn report(&self, report: Report, now: Timestamp) -> Pending<Reported> {
+        self.submit(Command::Report(report), now, reported)
+    }
+
+    /// Records the end of an upgrade told by versions alone.
+    pub fn report_version(&self, report: VersionReport, now: Timestamp) -> Pending<Reported> {
+        self.submit(Command::ReportVersion(Box::new(report)), now, reported)
+    }
+
+    /// Takes served bytes for download progress, in percent of the image.
+    pub fn served(&self, upgrade: UpgradeId, percent: u8, now: Timestamp) -> Pending<Reported> {
+        self.submit(Command::Served { upgrade, percent }, now, reported)
+    }
+
+    // Operators
+
+    pub fn put_product(&self, new: NewProduct, now: Timestamp) -> Pending<Arc<Product>> {
+        self.submit(Command::PutProduct(new), now, |outcome| if let Outcome::Product(row) = outcome { Some(row) } else { None })
+    }
+
+    /// Refused while it has tasks, firmware or devices.
+    pub fn delete_product(&self, organization: &str, product_id: &str, now: Timestamp) -> Pending<()> {
+        self.submit(Command::DeleteProduct { organization: organization.into(), product_id: product_id.into() }, now, done)
+    }
+
+    /// Creates or replaces devices; each is answered on its own.
+    pub fn put_devices(
+        &self,
+        organization: &str,
+        devices: Vec<NewDevice>,
+        register_products: bool,
+        now: Timestamp,
+    ) -> Pending<Vec<Result<Arc<Device>, String>>> {
+        let command = Command::PutDevices { organization: organization.into(), devices, register_products };
+        self.submit(command, now, |outcome| if let Outcome::Devices(rows) = outcome { Some(rows) } else { None })
+    }
+
+    /// Its upgrades go with it, and give back their permits.
+    pub fn delete_device(&self, device: DeviceName, now: Timestamp) -> Pending<()> {
+        self.submit(Command::DeleteDevice(device), now, done)
+    }
+
+    /// Records that an organization holds an image that [`images`](Self::images) has sealed.
+    pub fn put_image(&self, image: Image, now: Timestamp) -> Pending<Arc<Image>> {
+        self.submit(
+            Command::PutImage(Box::new(image)),
+            now,
+            |outcome| if let Outcome::Image(row) = outcome { Some(row) } else { None },
+        )
+    }
+
+    /// Refused while firmware or a task names it.
+    pub fn delete_image(&self, organization: &str, id: ImageId, now: Timestamp) -> Pending<()> {
+        self.submit(Command::DeleteImage { organization: organization.into(), id }, now, done)
+    }
+
+    pub fn create_firmware(&self, new: NewFirmware, register_product: bool, now: Timestamp) -> Pending<Arc<Firmware>> {
+        self.submit(Command::CreateFirmware { new: Box::new(new), register_product }, now, firmware)
+    }
+
+    /// Replaces everything but its id, number, product and creation time.
+    pub fn update_firmware(&self, id: FirmwareId, new: NewFirmware, now: Timestamp) -> Pending<Arc<Firmware>> {
+        self.submit(Command::UpdateFirmware { id, new: Box::new(new) }, now, firmware)
+    }
+
+    /// Refused while a task names it, or a started one leads to its version.
+    pub fn delete_firmware(&self, organization: &str, id: FirmwareId, now: Timestamp) -> Pending<()> {
+        self.submit(Command::DeleteFirmware { organization: organization.into(), id }, now, done)
+    }
+
+    pub fn create_task(&self, new: NewTask, register_product: bool, now: Timestamp) -> Pending<Arc<Task>> {
+        self.submit(Command::CreateTask { new: Box::new(new), register_product }, now, task)
+    }
+
+    /// The same action again changes nothing.
+    pub fn act_on_task(&self, organization: &str, id: TaskId, action: TaskAction, now: Timestamp) -> Pending<Arc<Task>> {
+        self.submit(Command::ActOnTask { organization: organization.into(), id, action }, now, task)
+    }
+
+    /// Its upgrades go with it, and give back their permits.
+    pub fn delete_task(&self, organization: &str, id: TaskId, now: Timestamp) -> Pending<()> {
+        self.submit(Command::DeleteTask { organization: organization.into(), id }, now, done)
+    }
+
+    pub fn cancel_upgrade(&self, organization: &str, task: TaskId, device_id: &str, now: Timestamp) -> Pending<()> {
+        let command = Command::CancelUpgrade { organization: organization.into(), task, device_id: device_id.into() };
+        self.submit(command, now, done)
+    }
+
+    /// Lets a device that failed try again at once.
+    pub fn retry_upgrade(&self, organization: &str, task: TaskId, device_id: &str, now: Timestamp) -> Pending<()> {
+        let command = Command::RetryUpgrade { organization: organization.into(), task, device_id: device_id.into() };
+        self.submit(command, now, done)
+    }
+
+    pub fn put_token(&self, token: Token, now: Timestamp) -> Pending<Arc<Token>> {
+        self.submit(
+            Command::PutToken(Box::new(token)),
+            now,
+            |outcome| if let Outcome::Token(row) = outcome { Some(row) } else { None },
+        )
+    }
+
+    /// `organization`: only a token of it; `None`: any.
+    pub fn revoke_token(&self, organization: Option<&str>, id: TokenId, now: Timestamp) -> Pending<()> {
+        self.submit(Command::RevokeToken { organization: organization.map(Into::into), id }, now, done)
+    }
+
+    pub fn put_app(&self, app: App, now: Timestamp) -> Pending<Arc<App>> {
+        self.submit(Command::PutApp(Box::new(app)), now, |outcome| if let Outcome::App(row) = outcome { Some(row) } else { None })
+    }
+
+    /// `organization`: only an application of it; `None`: any.
+    pub fn delete_app(&self, organization: Option<&str>, id: &str, now: Timestamp) -> Pending<()> {
+        self.submit(Command::DeleteApp { organization: organization.map(Into::into), id: id.into() }, now, done)
+    }
+
+    /// Lock-free: the token with this id, if it is there; the caller compares the secret and the time.
+    pub fn token(&self, id: TokenId) -> Option<Arc<Token>> {
+        self.inner.shared.published.token(id)
+    }
+
+    /// Lock-free: the size and digests of an image that some organization holds.
+    pub fn image(&self, id: ImageId) -> Option<Arc<Image>> {
+        self.inner.shared.published.image(id)
+    }
+
+    /// Reads a consistent, durable state. Takes a short read lock: for operators, not for devices. `read` may run twice.
+    pub async fn read<R>(&self, read: impl FnMut(&State) -> R) -> Result<R, Error> {
+        Ok(self.inner.shared.read(read).await)
+    }
+
+    /// The same for callers without an async runtime.
+    pub fn read_blocking<R>(&self, read: impl FnMut(&State) -> R) -> Result<R, Error> {
+        block_on(self.read(read))
+    }
+
+    /// Upgrades as stored, finished ones too, as of this call or later. Blocks on the disk.
+    pub fn upgrades(&self, query: &UpgradeQuery) -> Result<Vec<Upgrade>, Error> {
+        Ok(self.inner.archive.upgrades(query, self.inner.shared.committed_group())?)
+    }
+
+    /// Up to `limit` events from sequence number `from` on. Blocks on the disk where they are no longer in memory.
+    pub fn events(&self, from: u64, limit: usize) -> Result<EventPage, Error> {
+        let shared = &self.inner.shared;
+        let from = from.max(1);
+        let last = shared.events.last_sequence();
+        if from > last {
+            return Ok(EventPage { events: Vec::new(), next: from });
+        }
+        let events = match shared.events.from(from, limit) {
+            Some(events) => events,
+            None => {
+                let events = self.inner.archive.events(from, limit, shared.committed_group())?;
+                events.into_iter().map(Arc::new).collect()
+            }
+        };
+        let next = events.last().map_or(from, |event| event.sequence + 1);
+        Ok(EventPage { events, next })
+    }
+
+    /// The sequence number of the newest durable event, and its changes: wait on it, then read on.
+    pub fn event_sequence(&self) -> watch::Receiver<u64> {
+        self.inner.shared.events.watch()
+    }
+
+    // The clock
+
+    /// Moves what is due: deadlines, retention. Returns when it should be called next; a time that has passed means at once.
+    pub fn tick(&self, now: Timestamp) -> Pending<Option<Timestamp>> {
+        self.submit(Command::Tick, now, |outcome| if let Outcome::Ticked(next) = outcome { Some(next) } else { None })
+    }
+
+    // Whoever runs it
+
+    /// The images of this engine.
+    pub fn images(&self) -> &ImageStore {
+        &self.inner.images
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.inner.limits
+    }
+
+    /// Commands that wait for the writer.
+    pub fn queue_length(&self) -> usize {
+        self.inner.shared.queued.load(Ordering::Relaxed)
+    }
+
+    /// False once the store has failed: reads go on, commands are refused.
+    pub fn is_writable(&self) -> bool {
+        self.inner.shared.is_writable()
+    }
+
+    /// Waits until everything accepted is durable, and stops the writer. Blocks.
+    pub fn close(&self) {
+        self.inner.close();
+    }
+}
+
+impl Inner {
+    fn close(&self) {
+        // An error means that the writer has ended already.
+        let _ = self.queue.send(Job::Close);
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Err(_)) = writer.map(JoinHandle::join) {
+            tracing::error!("the writer ended by a panic; what it had acknowledged is on disk");
+        }
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Engine").field("images", &self.images).field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// What has been read of a store so far.
+struct Loading {
+    limits: Limits,
+    published: Arc<Published>,
+    state: State,
+    events: Vec<Arc<Event>>,
+}
+
+impl Loading {
+    fn new(limits: Limits) -> Self {
+        let published = Arc::new(Published::new(limits.clone()));
+        let state = State::new(limits.clone(), Arc::clone(&published));
+        Self { limits, published, state, events: Vec::new() }
+    }
+
+    fn take(&mut self, loaded: Loaded) {
+        if let Loaded::Row(Row::Event(event)) = &loaded {
+            self.events.push(Arc::clone(event));
+        }
+        self.state.load(loaded);
+    }
+}
+
+/// What an operating system's error means to whoever opens an engine.
+fn io_error(doing: &str, error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreErrorKind::Full,
+        _ => StoreErrorKind::Failed,
+    };
+    Error::Store(StoreError::new(kind, format!("{doing}: {error}")).caused_by(error))
+}
+
+fn done(outcome: Outcome) -> Option<()> {
+    matches!(outcome, Outcome::Done).then_some(())
+}
+
+fn reported(outcome: Outcome) -> Option<Reported> {
+    if let Outcome::Reported(reported) = outcome { Some(reported) } else { None }
+}
+
+fn firmware(outcome: Outcome) -> Option<Arc<Firmware>> {
+    if let Outcome::Firmware(row) = outcome { Some(row) } else { None }
+}
+
+fn task(outcome: Outcome) -> Option<Arc<Task>> {
+    if let Outcome::Task(row) = outcome { Some(row) } else { None }
+}

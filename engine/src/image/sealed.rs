@@ -1,0 +1,157 @@
+//! An image that was verified, mapped into memory.
+//!
+//! This is the only `unsafe` code of the engine: one call that maps a file. What makes it sound, and what breaking it would do, is in
+//! the header of [the folder](super).
+
+use super::digest::Digests;
+use super::range::ByteRange;
+use crate::model::{ImageId, Timestamp};
+use bytes::Bytes;
+use memmap2::Mmap;
+use std::any::Any;
+use std::fmt;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+/// Bytes that are what their name says: one exists only for content whose SHA-256 this process computed and found equal to its id.
+///
+/// Cheap to clone. Its bytes stay readable as long as any clone or slice lives, even after the image was removed.
+#[derive(Clone)]
+pub struct SealedImage(Arc<Sealed>);
+
+struct Sealed {
+    digests: Digests,
+    bytes: Bytes,
+    path: PathBuf,
+    stamp: Stamp,
+    file: OnceLock<File>,
+    derived: OnceLock<Box<dyn Any + Send + Sync>>,
+}
+
+impl SealedImage {
+    /// Maps a file whose content has `digests`. `file` must be the one at `path`, which `stamp` tells.
+    pub(super) fn map(file: &File, path: &Path, stamp: Stamp, digests: Digests) -> io::Result<Self> {
+        debug_assert_eq!(stamp.size, digests.size);
+        // Linux maps no zero bytes.
+        let bytes = if digests.size == 0 { Bytes::new() } else { Bytes::from_owner(map_whole(file)?) };
+        if bytes.len() as u64 != digests.size {
+            return Err(io::Error::other(format!("the file changed its size from {} to {} bytes", digests.size, bytes.len())));
+        }
+        Ok(Self(Arc::new(Sealed { digests, bytes, path: path.to_owned(), stamp, file: OnceLock::new(), derived: OnceLock::new() })))
+    }
+
+    pub fn id(&self) -> ImageId {
+        self.0.digests.id
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.0.digests.size
+    }
+
+    pub fn md5(&self) -> [u8; 16] {
+        self.0.digests.md5
+    }
+
+    pub fn sha1(&self) -> [u8; 20] {
+        self.0.digests.sha1
+    }
+
+    /// When the file was written. Another copy of the same image, after a repair, has another.
+    pub fn modified_at(&self) -> Timestamp {
+        Timestamp(u64::try_from(self.0.stamp.modified_ns / 1_000_000).unwrap_or(0))
+    }
+
+    /// The whole image. Shares the map; copies nothing.
+    pub fn bytes(&self) -> Bytes {
+        self.0.bytes.clone()
+    }
+
+    /// A part of the image. Shares the map; copies nothing.
+    ///
+    /// # Panics
+    ///
+    /// Where `range` was made for a larger image: that is a mistake of the calling program, and other bytes must not be served for it.
+    pub fn slice(&self, range: ByteRange) -> Bytes {
+        assert!(
+            range.offset() + range.length() <= self.size(),
+            "{range:?} was made for another image than {} of {} bytes",
+            self.id(),
+            self.size()
+        );
+        // The assertion bounds both by the length of a slice, so the casts lose nothing.
+        self.0.bytes.slice(range.offset() as usize..(range.offset() + range.length()) as usize)
+    }
+
+    /// The file under the map, for `sendfile`. Opened at the first call and kept; a byte's place in it is its place in
+    /// [`bytes`](Self::bytes).
+    ///
+    /// Fails once the image was removed or its file replaced: the map still has the bytes then.
+    pub fn file(&self) -> io::Result<&File> {
+        if let Some(file) = self.0.file.get() {
+            return Ok(file);
+        }
+        let file = File::open(&self.0.path)?;
+        if Stamp::of(&file.metadata()?) != self.0.stamp {
+            return Err(io::Error::other("the file was replaced after it was mapped"));
+        }
+        Ok(self.0.file.get_or_init(|| file))
+    }
+
+    /// What a front end computes from an image once and wants back at each request; it goes when the image does.
+    ///
+    /// There is one place for it: absent if something of another type has taken it.
+    pub fn derived<T: Any + Send + Sync>(&self, derive: impl FnOnce(&Self) -> T) -> Option<&T> {
+        self.0.derived.get_or_init(|| Box::new(derive(self))).downcast_ref()
+    }
+
+    pub(super) fn stamp(&self) -> Stamp {
+        self.0.stamp
+    }
+
+    /// Whether nothing but the store's table holds it (slices of its map apart, which need no entry there).
+    pub(super) fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+}
+
+impl fmt::Debug for SealedImage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("SealedImage").field("id", &self.id()).field("size", &self.size()).finish_non_exhaustive()
+    }
+}
+
+/// By what we notice that a file is no longer the one we read. Not a proof (a block may rot under an unchanged stamp), but whoever
+/// replaces, edits or restores a file changes at least one of these.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    pub(super) size: u64,
+    device: u64,
+    inode: u64,
+    modified_ns: i128,
+    changed_ns: i128,
+}
+
+impl Stamp {
+    pub(super) fn of(metadata: &Metadata) -> Self {
+        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        Self {
+            size: metadata.size(),
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            modified_ns: nanoseconds(metadata.mtime(), metadata.mtime_nsec()),
+            changed_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+fn map_whole(file: &File) -> io::Result<Mmap> {
+    // SAFETY: a shared slice of a map is sound while nobody changes the file's bytes. The file is in the images folder, in which the
+    // store alone writes: it was written under another name, synchronized, made read-only and renamed here, and is from then on never
+    // written, never truncated, only unlinked, which leaves maps as they are. The store is open in one process, by the lock on the
+    // data folder. Whoever goes past all that with the rights of the store's user breaks the contract that opening it took on.
+    unsafe { Mmap::map(file) }
+}

@@ -1,0 +1,149 @@
+use super::{Artifact, Component, FirmwareNumber, ProductNumber, TaskId, TaskNumber, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Devices of one make (row).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Product {
+    pub number: ProductNumber,
+    pub organization: Arc<str>,
+    /// The customer's name for it, unique within its organization.
+    pub id: Arc<str>,
+    pub name: Option<Arc<str>>,
+    pub created_at: Timestamp,
+}
+
+/// An instruction: devices in scope at one of the from-versions go to the target, under a policy (row).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    pub number: TaskNumber,
+    pub id: TaskId,
+    pub product: ProductNumber,
+    pub component: Component,
+    pub name: Option<Arc<str>>,
+    pub description: Option<Arc<str>>,
+    pub kind: TaskKind,
+    pub mode: TaskMode,
+    /// Never empty, no entry twice, none equal to the target.
+    pub from_versions: Vec<Arc<str>>,
+    pub target_version: Arc<str>,
+    pub artifact: Artifact,
+    /// The firmware it was made from, where it was made from one.
+    pub firmware: Option<FirmwareNumber>,
+    pub scope: Scope,
+    /// The devices of a snapshot: a serialized set of device numbers, in hexadecimal.
+    pub members: Option<Arc<str>>,
+    pub policy: Policy,
+    pub status: TaskStatus,
+    pub created_at: Timestamp,
+    /// When its status last changed.
+    pub changed_at: Timestamp,
+    /// Kept for the dialect that wrote it; means nothing to the engine.
+    pub annotations: BTreeMap<Box<str>, Box<str>>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaskKind {
+    #[default]
+    Upgrade,
+    Verify,
+}
+
+/// Who begins: the server as soon as the device is there, or the device by asking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaskMode {
+    #[default]
+    Automatic,
+    Manual,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum TaskStatus {
+    /// Offers nothing. Upgrades that run go on to their result or deadline.
+    #[default]
+    Stopped,
+    Started,
+    /// Started, but begins nothing new until resumed.
+    Paused,
+}
+
+impl TaskStatus {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Stopped => "stopped",
+            Self::Started => "started",
+            Self::Paused => "paused",
+        }
+    }
+}
+
+/// Which devices, of those at a from-version.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scope {
+    pub selector: Selector,
+    /// Fixed when the task was created; devices that match later don't join.
+    pub snapshot: bool,
+}
+
+/// How a scope names its devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Selector {
+    #[default]
+    Total,
+    Devices(Vec<Box<str>>),
+    /// A device with, for each key, one of the values (JSON texts).
+    Attributes(BTreeMap<Box<str>, Vec<Box<str>>>),
+    /// A device with, for each key, one of the values.
+    Tags(BTreeMap<Box<str>, Vec<Box<str>>>),
+    Groups(Vec<Box<str>>),
+    AssetTrees(Vec<AssetTree>),
+}
+
+/// A tree, or some of its nodes with all below them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AssetTree {
+    pub tree: Box<str>,
+    /// Empty: the whole tree.
+    pub nodes: Vec<Box<str>>,
+}
+
+/// How a task may proceed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// At most this many devices upgrade at once; absent means no bound of its own.
+    pub maximum_concurrency: Option<u32>,
+    /// Seconds from the offer to the result; absent means the engine's default.
+    pub timeout_s: Option<u32>,
+    pub retry: Option<Retry>,
+    pub schedule: Schedule,
+    /// A device that succeeded, and asks from a from-version all the same, is offered again.
+    pub repeat_after_success: bool,
+}
+
+/// What happens after a failure or a missed deadline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// Further attempts; `u32::MAX` means without end.
+    pub count: u32,
+    /// Seconds until the device may try again.
+    pub interval_s: u32,
+}
+
+/// When devices may begin. Those that run when a window closes go on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    pub start: Option<Timestamp>,
+    pub end: Option<Timestamp>,
+    pub daily: Option<Daily>,
+    /// What `daily` counts from, in minutes east of UTC.
+    pub utc_offset_minutes: i16,
+}
+
+/// A window of every day, in seconds since midnight; `from` later than `to` spans midnight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Daily {
+    pub from_s: u32,
+    /// Belongs to the window.
+    pub to_s: u32,
+}

@@ -1,0 +1,168 @@
+//! Commands in, outcomes out; and what became durable, published.
+
+use super::{Command, Decision, Outcome, State};
+use crate::error::Error;
+use crate::index::{Mark, VersionEntry};
+use crate::model::*;
+use crate::store::{Key, Row};
+use std::sync::Arc;
+
+/// How much one `Tick` moves at most, so that a deadline shared by a whole fleet doesn't hold up everybody else.
+const TICK_ITEMS_MAX: usize = 1_000;
+
+impl State {
+    /// Applies one command. A refused one leaves no trace.
+    ///
+    /// `at` is when the command was accepted; a clock that went back is overruled by the largest time seen.
+    pub(crate) fn apply(&mut self, command: Command, at: Timestamp) -> Result<Outcome, Error> {
+        self.now = self.now.max(at);
+        let at = self.now;
+        let mark = self.mark();
+        let outcome = self.dispatch(command, at);
+        if outcome.is_err() {
+            self.undo_to(mark);
+        }
+        outcome
+    }
+
+    fn dispatch(&mut self, command: Command, at: Timestamp) -> Result<Outcome, Error> {
+        match command {
+            Command::Check { device, component, version, rules } => {
+                self.check(&device, component, &version, rules, at).map(Outcome::Decision)
+            }
+            Command::Report(report) => self.report(&report, at).map(Outcome::Reported),
+            Command::ReportVersion(report) => self.report_version(&report, at).map(Outcome::Reported),
+            Command::Served { upgrade, percent } => Ok(Outcome::Reported(self.served(upgrade, percent, at))),
+            Command::PutProduct(new) => self.put_product(&new, at).map(Outcome::Product),
+            Command::DeleteProduct { organization, product_id } => self.delete_product(&organization, &product_id),
+            Command::PutDevices { organization, devices, register_products } => {
+                Ok(Outcome::Devices(self.put_devices(&organization, devices, register_products, at)))
+            }
+            Command::DeleteDevice(device) => self.delete_device(&device),
+            Command::PutImage(image) => Ok(Outcome::Image(self.put_image(*image))),
+            Command::DeleteImage { organization, id } => self.delete_image(&organization, id),
+            Command::CreateFirmware { new, register_product } => {
+                self.create_firmware(*new, register_product, at).map(Outcome::Firmware)
+            }
+            Command::UpdateFirmware { id, new } => self.update_firmware(id, *new).map(Outcome::Firmware),
+            Command::DeleteFirmware { organization, id } => self.delete_firmware(&organization, id),
+            Command::CreateTask { new, register_product } => self.create_task(*new, register_product, at).map(Outcome::Task),
+            Command::ActOnTask { organization, id, action } => self.act_on_task(&organization, id, action, at).map(Outcome::Task),
+            Command::DeleteTask { organization, id } => self.delete_task(&organization, id, at),
+            Command::CancelUpgrade { organization, task, device_id } => self.cancel_upgrade(&organization, task, &device_id, at),
+            Command::RetryUpgrade { organization, task, device_id } => self.retry_upgrade(&organization, task, &device_id, at),
+            Command::PutToken(token) => self.put_token(*token).map(Outcome::Token),
+            Command::RevokeToken { organization, id } => self.revoke_token(organization.as_deref(), id),
+            Command::PutApp(app) => self.put_app(*app).map(Outcome::App),
+            Command::DeleteApp { organization, id } => self.delete_app(organization.as_deref(), &id),
+            Command::Tick => Ok(Outcome::Ticked(self.tick(at))),
+        }
+    }
+
+    /// Moves what is due and says when the next thing is.
+    fn tick(&mut self, at: Timestamp) -> Option<Timestamp> {
+        for _ in 0..TICK_ITEMS_MAX {
+            let Some(&(deadline, task, device)) = self.deadlines.first().filter(|(deadline, ..)| *deadline <= at) else { break };
+            debug_assert!(deadline <= at);
+            self.time_out(task, device, at);
+        }
+        self.drop_ended_tokens(at);
+        self.drop_old_events();
+        self.deadlines.first().map(|(deadline, ..)| *deadline)
+    }
+
+    /// Whole hours after their end, so that one look at the first entry tells whether there is anything to do.
+    fn drop_ended_tokens(&mut self, at: Timestamp) {
+        let ended_hour = at.as_seconds() / 3600;
+        let ended: Vec<TokenId> =
+            self.token_ends.range(..ended_hour).flat_map(|(_, tokens)| tokens.iter().copied()).take(TICK_ITEMS_MAX).collect();
+        for id in ended {
+            self.delete(Key::Token(id));
+        }
+    }
+
+    /// In steps of a hundredth, so that not every event costs a deletion.
+    fn drop_old_events(&mut self) {
+        let kept = self.event_sequence.saturating_sub(self.event_oldest);
+        let step = self.limits.events_max / 100;
+        if kept > self.limits.events_max.saturating_add(step) {
+            self.delete(Key::EventsBefore(self.event_sequence.saturating_sub(self.limits.events_max)));
+        }
+    }
+
+    /// Puts an event and returns its sequence number.
+    pub(super) fn tell(&mut self, mut event: Event) -> u64 {
+        event.sequence = self.event_sequence + 1;
+        let sequence = event.sequence;
+        self.put(Row::Event(Arc::new(event)));
+        sequence
+    }
+
+    /// Makes visible what has become durable.
+    pub(crate) fn publish(&self) {
+        let touched = self.touched();
+        for (organization, id, number) in &touched.products {
+            let there = self.products.contains_key(number);
+            self.published.publish_product(organization, id, there.then_some(*number));
+        }
+        for (product, id, number) in &touched.devices_gone {
+            // Deleted and created again in one group: the new one stays.
+            if self.device_number(*product, id).is_none() {
+                self.published.withdraw_device(*product, id);
+            }
+            self.published.publish_marks(*number, Vec::new());
+        }
+        for number in &touched.devices {
+            if let Some(row) = self.device_row(*number) {
+                self.published.publish_device(Arc::clone(row));
+            }
+        }
+        for number in &touched.tasks {
+            if let Some(entry) = self.tasks.get(number) {
+                entry.view.figures().publish(entry.view.row().status, entry.permits_held, entry.succeeded.len());
+            }
+        }
+        self.published.publish_permits_held(self.permits_held);
+        for number in &touched.marks {
+            self.published.publish_marks(*number, self.marks(*number));
+        }
+        for key in &touched.starts {
+            let candidates: Box<[_]> = self
+                .starts
+                .get(key)
+                .into_iter()
+                .flatten()
+                .rev()
+                .filter_map(|task| self.tasks.get(task))
+                .filter(|entry| entry.view.row().status != TaskStatus::Stopped)
+                .map(|entry| Arc::clone(&entry.view))
+                .collect();
+            let is_target = self.targets.contains_key(key);
+            let entry = (is_target || !candidates.is_empty()).then_some(VersionEntry { candidates, is_target });
+            self.published.publish_start(key.clone(), entry);
+        }
+        for id in &touched.tokens {
+            self.published.publish_token(*id, self.tokens.get(id).cloned());
+        }
+        for id in &touched.images {
+            let image = self.images.get(id).and_then(|holders| holders.values().next());
+            self.published.publish_image(*id, image.cloned());
+        }
+    }
+
+    /// How the device stands with its tasks, where that isn't the ordinary way.
+    fn marks(&self, device: DeviceNumber) -> Vec<Mark> {
+        let live = self.live.get(&device).into_iter().flatten().filter_map(|live| match (&live.offer, live.row.not_before) {
+            (Some(offer), _) => Some(Mark::Held(Arc::clone(offer))),
+            (None, Some(until)) => Some(Mark::BackOff { task: live.row.task, until }),
+            (None, None) => None,
+        });
+        let done = self.done.get(&device).into_iter().flatten().map(|task| Mark::Done { task: *task });
+        live.chain(done).collect()
+    }
+
+    pub(super) fn decision_for_nothing(&self, product: ProductNumber, component: Component, version: &Arc<str>) -> Decision {
+        let key = crate::index::StartKey { product, component, version: Arc::clone(version) };
+        if self.targets.contains_key(&key) { Decision::UpToDate } else { Decision::NoTask }
+    }
+}

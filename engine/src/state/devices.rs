@@ -1,0 +1,293 @@
+//! Products, devices, and the check: what a device says is recorded, and a permit is granted where one is free.
+
+use super::{Asking, Check, CheckRules, Decision, DeviceName, NewDevice, NewProduct, Outcome, State, validate};
+use crate::error::{Conflict, Entity, Error};
+use crate::index;
+use crate::model::*;
+use crate::rollout::{self, Asker, Permits, Standing, Verdict};
+use crate::store::{Key, Row};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The truth about permits, as the writer counts it.
+struct Truth<'a>(&'a State);
+
+impl Permits for Truth<'_> {
+    fn held_by_task(&self, task: &index::TaskView) -> u64 {
+        self.0.task_entry(task.row().number).map_or(0, |entry| entry.permits_held)
+    }
+
+    fn held(&self) -> u64 {
+        self.0.permits_held
+    }
+}
+
+impl State {
+    /// Decides a check by the truth, records what the device said, and grants a permit where one is free.
+    pub(super) fn check(
+        &mut self,
+        name: &DeviceName,
+        component: Component,
+        version: &Arc<str>,
+        rules: CheckRules,
+        at: Timestamp,
+    ) -> Result<Decision, Error> {
+        validate::version("version", version, &self.limits)?;
+        let register = rules.register && !rules.preview;
+        let asking = self.asking(name, register, at)?;
+        let version = self.known_version(asking.product, component, version);
+        if !rules.preview {
+            self.record_version(asking.device, component, &version)?;
+        }
+        let check = Check { device: name.as_ref(), component, version: &version, rules };
+        if let Some(offer) = self.held_offer(asking.device, component) {
+            return Ok(index::repeat(&offer, &check));
+        }
+        let key = index::StartKey { product: asking.product, component, version: Arc::clone(&version) };
+        let candidates =
+            self.starts.get(&key).into_iter().flatten().rev().filter_map(|task| self.tasks.get(task)).map(|entry| &entry.view);
+        let row = self.device_row(asking.device).cloned();
+        let asker = Asker { row: row.as_deref(), number: asking.device };
+        let standing = |task| self.standing(task, asking.device);
+        let view = match rollout::choose(candidates, asker, standing, &Truth(self), &self.limits, at) {
+            Verdict::Free(view) => Arc::clone(view),
+            Verdict::Wait(wait) => return Ok(Decision::Wait(wait)),
+            Verdict::NotForIt => {
+                self.remember_done(&key, asking.device);
+                return Ok(self.decision_for_nothing(asking.product, component, &version));
+            }
+        };
+        if rules.preview {
+            return Ok(Decision::Offer(Arc::new(super::Offer { id: None, task: view, from_version: version, deadline: None })));
+        }
+        let offer = self.grant(view.row(), asking.device, &version, at);
+        offer.map(Decision::Offer).ok_or(Error::Closed)
+    }
+
+    fn held_offer(&self, device: DeviceNumber, component: Component) -> Option<Arc<super::Offer>> {
+        let live = self.live.get(&device)?;
+        live.iter().filter_map(|live| live.offer.as_ref()).find(|offer| offer.task.row().component == component).cloned()
+    }
+
+    fn standing(&self, task: TaskNumber, device: DeviceNumber) -> Standing {
+        if let Some(live) = self.live_upgrade(task, device) {
+            return live.row.not_before.map_or(Standing::Fresh, |until| Standing::BackOff { until });
+        }
+        let Some(entry) = self.task_entry(task) else { return Standing::Done };
+        match entry.finished.state_of(device) {
+            None => Standing::Fresh,
+            Some(UpgradeState::Succeeded) if entry.view.row().policy.repeat_after_success => Standing::Fresh,
+            Some(_) => Standing::Done,
+        }
+    }
+
+    /// Lets the decision plane know that these tasks are over for the device, so that its next check needn't ask.
+    fn remember_done(&mut self, key: &index::StartKey, device: DeviceNumber) {
+        let over: Vec<TaskNumber> = self
+            .starts
+            .get(key)
+            .into_iter()
+            .flatten()
+            .copied()
+            .filter(|task| self.standing(*task, device) == Standing::Done)
+            .filter(|task| !self.done.get(&device).is_some_and(|done| done.contains(task)))
+            .collect();
+        if !over.is_empty() {
+            self.done.entry(device).or_default().extend(over);
+            self.journal.touched.marks.push(device);
+        }
+    }
+
+    /// Finds the device, or lets it and its product come into being.
+    pub(super) fn asking(&mut self, name: &DeviceName, register: bool, at: Timestamp) -> Result<Asking, Error> {
+        let product = match self.product_number(&name.organization, &name.product_id) {
+            Some(product) => product,
+            None if register => self.create_product(&name.organization, &name.product_id, None, at)?,
+            None => return Err(Error::not_found(Entity::Product, &name.product_id)),
+        };
+        let device = match self.device_number(product, &name.device_id) {
+            Some(device) => device,
+            None if register => self.create_device(product, &name.device_id, Box::default(), None, at)?,
+            None => return Err(Error::not_found(Entity::Device, &name.device_id)),
+        };
+        Ok(Asking { product, device })
+    }
+
+    /// The shared text of a version, where one is known, so that a fleet on one version holds its text once.
+    pub(super) fn known_version(&self, product: ProductNumber, component: Component, version: &str) -> Arc<str> {
+        let known = self.versions.get(&(product, component)).and_then(|versions| versions.get_key_value(version));
+        known.map_or_else(|| version.into(), |(version, _)| Arc::clone(version))
+    }
+
+    pub(super) fn record_version(&mut self, device: DeviceNumber, component: Component, version: &Arc<str>) -> Result<(), Error> {
+        let Some(row) = self.device_row(device) else { return Ok(()) };
+        if row.version(component).is_some_and(|recorded| recorded == version) {
+            return Ok(());
+        }
+        let mut components = row.components.to_vec();
+        match components.iter().position(|installed| installed.component == component) {
+            Some(place) => components[place].version = Arc::clone(version),
+            None if components.len() >= self.limits.components_per_device_max => {
+                let limit = self.limits.components_per_device_max;
+                return Err(Error::invalid(
+                    "type",
+                    format!("the device has {limit} components already, the most a device can have"),
+                ));
+            }
+            None => {
+                components.push(Installed { component, version: Arc::clone(version) });
+                components.sort_by_key(|installed| installed.component);
+            }
+        }
+        let row = Device { components: components.into(), ..Device::clone(row) };
+        self.put(Row::Device(Arc::new(row)));
+        Ok(())
+    }
+
+    pub(super) fn create_product(
+        &mut self,
+        organization: &str,
+        product_id: &str,
+        name: Option<&str>,
+        at: Timestamp,
+    ) -> Result<ProductNumber, Error> {
+        validate::id("organization", organization, &self.limits)?;
+        validate::id("product_id", product_id, &self.limits)?;
+        validate::name("name", name, &self.limits)?;
+        if self.products.len() >= self.limits.products_max {
+            return Err(Error::LimitReached { what: "products", limit: self.limits.products_max as u64 });
+        }
+        let number = ProductNumber(self.next_product);
+        let known = self.products_by_name.get_key_value(organization).map(|(organization, _)| Arc::clone(organization));
+        self.put(Row::Product(Arc::new(Product {
+            number,
+            organization: known.unwrap_or_else(|| organization.into()),
+            id: product_id.into(),
+            name: name.map(Into::into),
+            created_at: at,
+        })));
+        Ok(number)
+    }
+
+    fn create_device(
+        &mut self,
+        product: ProductNumber,
+        device_id: &str,
+        components: Box<[Installed]>,
+        details: Option<Arc<DeviceDetails>>,
+        at: Timestamp,
+    ) -> Result<DeviceNumber, Error> {
+        validate::id("device_id", device_id, &self.limits)?;
+        if self.devices_count >= self.limits.devices_max as u64 || self.devices.len() >= self.limits.devices_max {
+            return Err(Error::LimitReached { what: "devices", limit: self.limits.devices_max as u64 });
+        }
+        let number = DeviceNumber(u32::try_from(self.devices.len()).unwrap_or(u32::MAX));
+        self.put(Row::Device(Arc::new(Device { number, product, id: device_id.into(), components, created_at: at, details })));
+        Ok(number)
+    }
+
+    pub(super) fn put_product(&mut self, new: &NewProduct, at: Timestamp) -> Result<Arc<Product>, Error> {
+        let number = match self.product_number(&new.organization, &new.product_id) {
+            None => self.create_product(&new.organization, &new.product_id, new.name.as_deref(), at)?,
+            Some(number) => {
+                validate::name("name", new.name.as_deref(), &self.limits)?;
+                if let Some(entry) = self.products.get(&number)
+                    && entry.row.name.as_deref() != new.name.as_deref()
+                {
+                    let row = Product { name: new.name.as_deref().map(Into::into), ..Product::clone(&entry.row) };
+                    self.put(Row::Product(Arc::new(row)));
+                }
+                number
+            }
+        };
+        let entry = self.products.get(&number);
+        entry.map(|entry| Arc::clone(&entry.row)).ok_or_else(|| Error::not_found(Entity::Product, &new.product_id))
+    }
+
+    pub(super) fn delete_product(&mut self, organization: &str, product_id: &str) -> Result<Outcome, Error> {
+        let number = self.product_number(organization, product_id).ok_or_else(|| Error::not_found(Entity::Product, product_id))?;
+        if let Some(entry) = self.products.get(&number) {
+            let (tasks, firmware, devices) = (entry.tasks.len(), entry.firmware.len(), entry.devices.len());
+            if tasks + firmware > 0 || devices > 0 {
+                let message = format!("product has {tasks} tasks, {firmware} firmware and {devices} devices; delete them first");
+                return Err(Error::conflict(Conflict::InUse, message));
+            }
+        }
+        self.delete(Key::Product(number));
+        Ok(Outcome::Done)
+    }
+
+    /// Each device on its own: one that is refused doesn't keep the others out.
+    pub(super) fn put_devices(
+        &mut self,
+        organization: &str,
+        devices: Vec<NewDevice>,
+        register_products: bool,
+        at: Timestamp,
+    ) -> Vec<Result<Arc<Device>, String>> {
+        let put = |new: NewDevice| {
+            let mark = self.mark();
+            self.put_device(organization, new, register_products, at).map_err(|error| {
+                self.undo_to(mark);
+                error.to_string()
+            })
+        };
+        devices.into_iter().map(put).collect()
+    }
+
+    fn put_device(
+        &mut self,
+        organization: &str,
+        new: NewDevice,
+        register_product: bool,
+        at: Timestamp,
+    ) -> Result<Arc<Device>, Error> {
+        validate::id("device_id", &new.device_id, &self.limits)?;
+        validate::details(&new.details, &self.limits)?;
+        if new.components.len() > self.limits.components_per_device_max {
+            let limit = self.limits.components_per_device_max;
+            return Err(Error::invalid("components", format!("{} components; a device has at most {limit}", new.components.len())));
+        }
+        let product = match self.product_number(organization, &new.product_id) {
+            Some(product) => product,
+            None if register_product => self.create_product(organization, &new.product_id, None, at)?,
+            None => return Err(Error::not_found(Entity::Product, &new.product_id)),
+        };
+        let mut components = BTreeMap::new();
+        for (component, version) in &new.components {
+            validate::version("version", version, &self.limits)?;
+            if components.insert(*component, self.known_version(product, *component, version)).is_some() {
+                let Component { component_type, identify } = component;
+                return Err(Error::invalid(
+                    "components",
+                    format!("component type {component_type} identify {identify} is named twice"),
+                ));
+            }
+        }
+        let components: Box<[Installed]> =
+            components.into_iter().map(|(component, version)| Installed { component, version }).collect();
+        let details = (new.details != DeviceDetails::default()).then(|| Arc::new(new.details));
+        let number = match self.device_number(product, &new.device_id) {
+            None => self.create_device(product, &new.device_id, components, details, at)?,
+            Some(number) => {
+                if let Some(row) = self.device_row(number)
+                    && (row.components != components || row.details != details)
+                {
+                    let row = Device { components, details, ..Device::clone(row) };
+                    self.put(Row::Device(Arc::new(row)));
+                }
+                number
+            }
+        };
+        self.device_row(number).cloned().ok_or_else(|| Error::not_found(Entity::Device, &new.device_id))
+    }
+
+    pub(super) fn delete_device(&mut self, name: &DeviceName) -> Result<Outcome, Error> {
+        let product = self.product_number(&name.organization, &name.product_id);
+        let number = product.and_then(|product| self.device_number(product, &name.device_id));
+        let number = number.ok_or_else(|| Error::not_found(Entity::Device, &name.device_id))?;
+        self.delete(Key::UpgradesOfDevice(number));
+        self.delete(Key::Device(number));
+        Ok(Outcome::Done)
+    }
+}

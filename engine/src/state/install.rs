@@ -1,0 +1,504 @@
+//! Puts and deletes rows, and keeps everything derived from them in step.
+
+use super::journal::Inverse;
+use super::{LiveUpgrade, Offer, ProductEntry, State, TaskEntry, task_view};
+use crate::index::StartKey;
+use crate::model::*;
+use crate::store::{Change, Key, Loaded, Opened, Row};
+use roaring::RoaringBitmap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// The devices whose upgrades are finished, by result.
+#[derive(Debug, Default)]
+pub(super) struct FinishedSets([RoaringBitmap; 5]);
+
+impl FinishedSets {
+    const STATES: [UpgradeState; 5] =
+        [UpgradeState::Succeeded, UpgradeState::Failed, UpgradeState::Rejected, UpgradeState::TimedOut, UpgradeState::Canceled];
+
+    pub(super) fn state_of(&self, device: DeviceNumber) -> Option<UpgradeState> {
+        Self::STATES.into_iter().zip(&self.0).find(|(_, set)| set.contains(device.0)).map(|(state, _)| state)
+    }
+
+    pub(super) fn count(&self, state: UpgradeState) -> u64 {
+        Self::STATES.into_iter().zip(&self.0).find(|(own, _)| *own == state).map_or(0, |(_, set)| set.len())
+    }
+
+    fn insert(&mut self, device: DeviceNumber, state: UpgradeState) {
+        for (own, set) in Self::STATES.into_iter().zip(&mut self.0) {
+            if own == state {
+                set.insert(device.0);
+            }
+        }
+    }
+
+    fn remove(&mut self, device: DeviceNumber) {
+        for set in &mut self.0 {
+            set.remove(device.0);
+        }
+    }
+
+    fn devices(&self) -> RoaringBitmap {
+        self.0.iter().fold(RoaringBitmap::new(), |all, set| all | set)
+    }
+}
+
+impl State {
+    /// Changes one row and notes how to undo it.
+    pub(super) fn put(&mut self, row: Row) {
+        let inverse = self.install(row.clone());
+        self.journal.changes.push(Change::Put(row));
+        self.journal.inverses.push(inverse);
+    }
+
+    /// Deletes one row, or a range of them, and notes how to undo it.
+    pub(super) fn delete(&mut self, key: Key) {
+        let inverse = self.uninstall(&key);
+        self.journal.changes.push(Change::Delete(key));
+        self.journal.inverses.push(inverse);
+    }
+
+    /// Takes over what a store kept. Call [`State::publish`] with everything touched afterwards.
+    pub(crate) fn load(&mut self, loaded: Loaded) {
+        match loaded {
+            Loaded::Row(row) => drop(self.install(row)),
+            Loaded::FinishedUpgrade { task, device, state, succeeded_before } => {
+                self.install_finished(task, device, state, succeeded_before);
+            }
+        }
+        self.publish_portion();
+    }
+
+    /// Everything is loaded: goes on where the store stands.
+    pub(crate) fn loaded(&mut self, opened: Opened) {
+        self.store = opened.store;
+        self.event_sequence = opened.last_event_sequence;
+        self.publish();
+        self.clear_touched();
+    }
+
+    pub(super) fn install_inverse(&mut self, inverse: Inverse) {
+        match inverse {
+            Inverse::Change(Change::Put(row)) => drop(self.install(row)),
+            Inverse::Change(Change::Delete(key)) => drop(self.uninstall(&key)),
+            Inverse::Finished { task, device, state, succeeded_before } => {
+                self.remove_upgrade(task, device);
+                self.install_finished(task, device, state, succeeded_before);
+            }
+            Inverse::All(inverses) => inverses.into_iter().rev().for_each(|inverse| self.install_inverse(inverse)),
+            Inverse::EventSequence(sequence) => self.event_sequence = sequence,
+            Inverse::EventOldest(sequence) => self.event_oldest = sequence,
+        }
+    }
+
+    fn install(&mut self, row: Row) -> Inverse {
+        match row {
+            Row::Product(row) => self.install_product(row),
+            Row::Device(row) => self.install_device(row),
+            Row::Image(row) => {
+                let (organization, id) = (Arc::clone(&row.organization), row.id);
+                self.journal.touched.images.push(id);
+                let before = self.images.entry(id).or_default().insert(Arc::clone(&organization), row);
+                inverse(before.map(Row::Image), Key::Image { organization, id })
+            }
+            Row::Firmware(row) => self.install_firmware(row),
+            Row::Task(row) => self.install_task(row),
+            Row::Upgrade(row) => self.install_upgrade(row),
+            Row::Token(row) => self.install_token(row),
+            Row::App(row) => {
+                let id = Arc::clone(&row.id);
+                inverse(self.apps.insert(Arc::clone(&id), row).map(Row::App), Key::App(id))
+            }
+            Row::Event(event) => {
+                let before = self.event_sequence;
+                self.event_sequence = event.sequence;
+                if self.event_oldest == 0 {
+                    self.event_oldest = event.sequence;
+                }
+                Inverse::EventSequence(before)
+            }
+        }
+    }
+
+    fn uninstall(&mut self, key: &Key) -> Inverse {
+        match key {
+            Key::Product(number) => self.uninstall_product(*number),
+            Key::Device(number) => self.uninstall_device(*number),
+            Key::Image { organization, id } => {
+                self.journal.touched.images.push(*id);
+                let Some(holders) = self.images.get_mut(id) else { return Inverse::All(Vec::new()) };
+                let before = holders.remove(organization);
+                if holders.is_empty() {
+                    self.images.remove(id);
+                }
+                put_back(before.map(Row::Image))
+            }
+            Key::Firmware(number) => self.uninstall_firmware(*number),
+            Key::Task(number) => self.uninstall_task(*number),
+            Key::Upgrade { task, device } => self.remove_upgrade(*task, *device),
+            Key::UpgradesOfTask(task) => {
+                let Some(entry) = self.tasks.get(task) else { return Inverse::All(Vec::new()) };
+                let devices = &entry.unfinished | entry.finished.devices();
+                Inverse::All(devices.iter().map(|device| self.remove_upgrade(*task, DeviceNumber(device))).collect())
+            }
+            Key::UpgradesOfDevice(device) => {
+                let product = self.device_row(*device).map(|row| row.product);
+                let tasks =
+                    product.and_then(|product| self.products.get(&product)).map(|entry| entry.tasks.clone()).unwrap_or_default();
+                Inverse::All(tasks.into_iter().map(|task| self.remove_upgrade(task, *device)).collect())
+            }
+            Key::Token(id) => self.uninstall_token(*id),
+            Key::App(id) => put_back(self.apps.remove(id).map(Row::App)),
+            Key::EventsBefore(sequence) => {
+                let before = self.event_oldest;
+                self.event_oldest = *sequence;
+                Inverse::EventOldest(before)
+            }
+        }
+    }
+
+    fn install_product(&mut self, row: Arc<Product>) -> Inverse {
+        let number = row.number;
+        self.next_product = self.next_product.max(number.0 + 1);
+        let touched = (Arc::clone(&row.organization), Arc::clone(&row.id), number);
+        self.products_by_name.entry(Arc::clone(&row.organization)).or_default().insert(Arc::clone(&row.id), number);
+        let before = match self.products.get_mut(&number) {
+            Some(entry) => Some(std::mem::replace(&mut entry.row, row)),
+            None => {
+                let entry = ProductEntry { row, tasks: BTreeSet::new(), firmware: BTreeSet::new(), devices: RoaringBitmap::new() };
+                self.products.insert(number, entry);
+                None
+            }
+        };
+        self.journal.touched.products.push(touched);
+        inverse(before.map(Row::Product), Key::Product(number))
+    }
+
+    /// Only of a product that nothing belongs to.
+    fn uninstall_product(&mut self, number: ProductNumber) -> Inverse {
+        let Some(entry) = self.products.remove(&number) else { return Inverse::All(Vec::new()) };
+        let row = entry.row;
+        if let Some(names) = self.products_by_name.get_mut(&row.organization) {
+            names.remove(&row.id);
+            if names.is_empty() {
+                self.products_by_name.remove(&row.organization);
+            }
+        }
+        self.journal.touched.products.push((Arc::clone(&row.organization), Arc::clone(&row.id), number));
+        put_back(Some(Row::Product(row)))
+    }
+
+    fn install_device(&mut self, row: Arc<Device>) -> Inverse {
+        let number = row.number;
+        if self.devices.len() <= number.index() {
+            self.devices.resize(number.index() + 1, None);
+        }
+        let before = self.devices[number.index()].replace(Arc::clone(&row));
+        match &before {
+            Some(before) => self.leave_versions(before),
+            None => {
+                self.devices_count += 1;
+                self.devices_fresh.insert((row.product, row.id.clone()), number);
+                if let Some(product) = self.products.get_mut(&row.product) {
+                    product.devices.insert(number.0);
+                }
+            }
+        }
+        for installed in &row.components {
+            let versions = self.versions.entry((row.product, installed.component)).or_default();
+            match versions.get_mut(&installed.version) {
+                Some(devices) => drop(devices.insert(number.0)),
+                None => drop(versions.insert(Arc::clone(&installed.version), RoaringBitmap::from_iter([number.0]))),
+            }
+        }
+        self.journal.touched.devices.push(number);
+        inverse(before.map(Row::Device), Key::Device(number))
+    }
+
+    fn uninstall_device(&mut self, number: DeviceNumber) -> Inverse {
+        let Some(row) = self.devices.get_mut(number.index()).and_then(Option::take) else { return Inverse::All(Vec::new()) };
+        self.leave_versions(&row);
+        self.devices_count -= 1;
+        self.devices_fresh.remove(&(row.product, row.id.clone()));
+        self.done.remove(&number);
+        if let Some(product) = self.products.get_mut(&row.product) {
+            product.devices.remove(number.0);
+        }
+        self.journal.touched.devices_gone.push((row.product, row.id.clone(), number));
+        put_back(Some(Row::Device(row)))
+    }
+
+    fn leave_versions(&mut self, row: &Device) {
+        for installed in &row.components {
+            let Some(versions) = self.versions.get_mut(&(row.product, installed.component)) else { continue };
+            let Some(devices) = versions.get_mut(&installed.version) else { continue };
+            devices.remove(row.number.0);
+            if devices.is_empty() {
+                versions.remove(&installed.version);
+            }
+        }
+    }
+
+    fn install_firmware(&mut self, row: Arc<Firmware>) -> Inverse {
+        let number = row.number;
+        self.next_firmware = self.next_firmware.max(number.0 + 1);
+        let before = self.firmware.insert(number, Arc::clone(&row));
+        if let Some(before) = &before {
+            self.firmware_by_version.remove(&(before.product, before.component, Arc::clone(&before.version)));
+        }
+        self.firmware_by_version.insert((row.product, row.component, Arc::clone(&row.version)), number);
+        if let Some(product) = self.products.get_mut(&row.product) {
+            product.firmware.insert(number);
+        }
+        inverse(before.map(Row::Firmware), Key::Firmware(number))
+    }
+
+    fn uninstall_firmware(&mut self, number: FirmwareNumber) -> Inverse {
+        let before = self.firmware.remove(&number);
+        if let Some(row) = &before {
+            self.firmware_by_version.remove(&(row.product, row.component, Arc::clone(&row.version)));
+            if let Some(product) = self.products.get_mut(&row.product) {
+                product.firmware.remove(&number);
+            }
+        }
+        put_back(before.map(Row::Firmware))
+    }
+
+    fn install_task(&mut self, row: Arc<Task>) -> Inverse {
+        let number = row.number;
+        self.next_task = self.next_task.max(number.0 + 1);
+        let Some(product) = self.products.get_mut(&row.product) else { return Inverse::All(Vec::new()) };
+        let product_id = Arc::clone(&product.row.id);
+        let before = match self.tasks.get_mut(&number) {
+            Some(entry) => {
+                let before = Arc::clone(entry.view.row());
+                entry.view = task_view(Arc::clone(&row), product_id, Some(&entry.view));
+                Some(before)
+            }
+            None => {
+                product.tasks.insert(number);
+                let entry = TaskEntry {
+                    view: task_view(Arc::clone(&row), product_id, None),
+                    counts: StateCounts::default(),
+                    unfinished: RoaringBitmap::new(),
+                    finished: FinishedSets::default(),
+                    succeeded: RoaringBitmap::new(),
+                    permits_held: 0,
+                };
+                self.tasks.insert(number, entry);
+                None
+            }
+        };
+        if before.is_none() {
+            self.enter_starts(&row);
+        }
+        self.touch_starts(&row);
+        self.journal.touched.tasks.push(number);
+        inverse(before.map(Row::Task), Key::Task(number))
+    }
+
+    /// Only of a task whose upgrades are deleted.
+    fn uninstall_task(&mut self, number: TaskNumber) -> Inverse {
+        let Some(entry) = self.tasks.remove(&number) else { return Inverse::All(Vec::new()) };
+        let row = Arc::clone(entry.view.row());
+        if let Some(product) = self.products.get_mut(&row.product) {
+            product.tasks.remove(&number);
+        }
+        self.leave_starts(&row);
+        self.touch_starts(&row);
+        put_back(Some(Row::Task(row)))
+    }
+
+    /// The from-versions, target and name of a task never change, so this happens once in its life.
+    fn enter_starts(&mut self, row: &Task) {
+        for key in start_keys(row) {
+            let tasks = self.starts.entry(key).or_default();
+            if let Err(place) = tasks.binary_search(&row.number) {
+                tasks.insert(place, row.number);
+            }
+        }
+        *self.targets.entry(target_key(row)).or_default() += 1;
+        if let Some(name) = &row.name {
+            *self.task_names.entry((row.product, Arc::clone(name))).or_default() += 1;
+        }
+    }
+
+    fn leave_starts(&mut self, row: &Task) {
+        for key in start_keys(row) {
+            if let Some(tasks) = self.starts.get_mut(&key) {
+                tasks.retain(|task| *task != row.number);
+                if tasks.is_empty() {
+                    self.starts.remove(&key);
+                }
+            }
+        }
+        let target = target_key(row);
+        if let Some(count) = self.targets.get_mut(&target) {
+            *count -= 1;
+            if *count == 0 {
+                self.targets.remove(&target);
+            }
+        }
+        if let Some(name) = &row.name {
+            let key = (row.product, Arc::clone(name));
+            if let Some(count) = self.task_names.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.task_names.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn touch_starts(&mut self, row: &Task) {
+        self.journal.touched.starts.extend(start_keys(row));
+        self.journal.touched.starts.push(target_key(row));
+    }
+
+    fn install_upgrade(&mut self, row: Arc<Upgrade>) -> Inverse {
+        let (task, device) = (row.task, row.device);
+        let offer_before = self.live_upgrade(task, device).and_then(|live| live.offer.clone());
+        let before = self.remove_upgrade(task, device);
+        let before = match before {
+            // It wasn't there.
+            Inverse::All(_) => Inverse::Change(Change::Delete(Key::Upgrade { task, device })),
+            before => before,
+        };
+        if row.state.is_finished() {
+            self.install_finished(task, device, row.state, row.succeeded_before);
+            return before;
+        }
+        let Some(entry) = self.tasks.get_mut(&task) else { return before };
+        entry.counts.set(row.state, entry.counts.get(row.state) + 1);
+        entry.unfinished.insert(device.0);
+        if row.succeeded_before {
+            entry.succeeded.insert(device.0);
+        }
+        let offer = row.state.holds_permit().then(|| {
+            entry.permits_held += 1;
+            self.permits_held += 1;
+            offer_before.filter(|offer| offer.id == row.id()).unwrap_or_else(|| {
+                Arc::new(Offer {
+                    id: row.id(),
+                    task: Arc::clone(&entry.view),
+                    from_version: Arc::clone(&row.from_version),
+                    deadline: row.deadline,
+                })
+            })
+        });
+        if let Some(deadline) = row.deadline {
+            self.deadlines.insert((deadline, task, device));
+        }
+        self.live.entry(device).or_default().push(LiveUpgrade { row, offer });
+        before
+    }
+
+    fn install_finished(&mut self, task: TaskNumber, device: DeviceNumber, state: UpgradeState, succeeded_before: bool) {
+        self.journal.touched.marks.push(device);
+        self.journal.touched.tasks.push(task);
+        let Some(entry) = self.tasks.get_mut(&task) else { return };
+        entry.finished.insert(device, state);
+        if succeeded_before || state == UpgradeState::Succeeded {
+            entry.succeeded.insert(device.0);
+        }
+        // A device that would otherwise match has to be told, by the decision plane too, that this task is over for it.
+        let row = entry.view.row();
+        let may_repeat = state == UpgradeState::Succeeded && row.policy.repeat_after_success;
+        let version = self.devices.get(device.index()).and_then(Option::as_ref).and_then(|device| device.version(row.component));
+        if !may_repeat && version.is_some_and(|version| row.from_versions.contains(version)) {
+            self.done.entry(device).or_default().push(task);
+        }
+    }
+
+    /// Forgets an upgrade, finished or not, and says what puts it back; an empty list where there was none.
+    fn remove_upgrade(&mut self, task: TaskNumber, device: DeviceNumber) -> Inverse {
+        self.journal.touched.marks.push(device);
+        self.journal.touched.tasks.push(task);
+        if let Some(done) = self.done.get_mut(&device) {
+            done.retain(|done| *done != task);
+            if done.is_empty() {
+                self.done.remove(&device);
+            }
+        }
+        let Some(entry) = self.tasks.get_mut(&task) else { return Inverse::All(Vec::new()) };
+        let succeeded_before = entry.succeeded.remove(device.0);
+        if let Some(state) = entry.finished.state_of(device) {
+            entry.finished.remove(device);
+            return Inverse::Finished { task, device, state, succeeded_before };
+        }
+        if !entry.unfinished.remove(device.0) {
+            return Inverse::All(Vec::new());
+        }
+        let Some(upgrades) = self.live.get_mut(&device) else { return Inverse::All(Vec::new()) };
+        let Some(place) = upgrades.iter().position(|live| live.row.task == task) else { return Inverse::All(Vec::new()) };
+        let live = upgrades.swap_remove(place);
+        if upgrades.is_empty() {
+            self.live.remove(&device);
+        }
+        entry.counts.set(live.row.state, entry.counts.get(live.row.state) - 1);
+        if live.row.state.holds_permit() {
+            entry.permits_held -= 1;
+            self.permits_held -= 1;
+        }
+        if let Some(deadline) = live.row.deadline {
+            self.deadlines.remove(&(deadline, task, device));
+        }
+        Inverse::Change(Change::Put(Row::Upgrade(live.row)))
+    }
+
+    fn install_token(&mut self, row: Arc<Token>) -> Inverse {
+        let id = row.id;
+        self.token_ends.entry(end_hour(&row)).or_default().push(id);
+        self.journal.touched.tokens.push(id);
+        inverse(self.tokens.insert(id, row).map(Row::Token), Key::Token(id))
+    }
+
+    fn uninstall_token(&mut self, id: TokenId) -> Inverse {
+        let before = self.tokens.remove(&id);
+        if let Some(row) = &before {
+            let hour = end_hour(row);
+            if let Some(tokens) = self.token_ends.get_mut(&hour) {
+                if let Some(place) = tokens.iter().position(|token| *token == id) {
+                    tokens.swap_remove(place);
+                }
+                if tokens.is_empty() {
+                    self.token_ends.remove(&hour);
+                }
+            }
+            self.journal.touched.tokens.push(id);
+        }
+        put_back(before.map(Row::Token))
+    }
+}
+
+pub(super) fn end_hour(token: &Token) -> u64 {
+    token.expires_at.as_seconds() / 3600
+}
+
+pub(super) fn start_keys(row: &Task) -> impl Iterator<Item = StartKey> + '_ {
+    row.from_versions.iter().map(|version| StartKey {
+        product: row.product,
+        component: row.component,
+        version: Arc::clone(version),
+    })
+}
+
+fn target_key(row: &Task) -> StartKey {
+    StartKey { product: row.product, component: row.component, version: Arc::clone(&row.target_version) }
+}
+
+/// Puts the row before back, or deletes what wasn't there.
+fn inverse(before: Option<Row>, key: Key) -> Inverse {
+    match before {
+        Some(row) => Inverse::Change(Change::Put(row)),
+        None => Inverse::Change(Change::Delete(key)),
+    }
+}
+
+fn put_back(before: Option<Row>) -> Inverse {
+    match before {
+        Some(row) => Inverse::Change(Change::Put(row)),
+        None => Inverse::All(Vec::new()),
+    }
+}

@@ -1,0 +1,114 @@
+//! Watches the server's own account while the fleet runs, and reads it at the end.
+
+use crate::client::{Call, ClientError};
+use crate::device::World;
+use crate::ledger::{Row, Rows};
+use crate::progress::Progress;
+use crate::server_process::{ServerHome, ServerProcess};
+use crate::setup::Operator;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What the server said of its permits while it was watched.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Watched {
+    pub(crate) permits_held_max: u64,
+    pub(crate) looks: u64,
+}
+
+impl Watched {
+    /// Looks at the task until it is aborted or the server is gone.
+    pub(crate) async fn watch(
+        watched: Arc<std::sync::Mutex<Self>>,
+        mut operator: Operator,
+        world: Arc<World>,
+        progress: Arc<Progress>,
+    ) {
+        let mut interval = tokio::time::interval(LOOK_EVERY);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            let Ok(task) = operator.get(&world.rollout.task_path()).await else { return };
+            let Some(permits_held) = task["permits_held"].as_u64() else {
+                world.ledger.mismatch(format!("GET /tasks/{{id}}: no permits_held in {task}"));
+                return;
+            };
+            let mut watched = watched.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            watched.permits_held_max = watched.permits_held_max.max(permits_held);
+            watched.looks += 1;
+            progress.say(format!("{permits_held} permits, at most {}", watched.permits_held_max));
+        }
+    }
+}
+
+/// Kills the server once `after` devices have finished, starts it again, and checks that it kept what it had confirmed.
+pub(crate) async fn kill_and_restart(
+    home: ServerHome,
+    server: ServerProcess,
+    after: u64,
+    mut operator: Operator,
+    world: Arc<World>,
+    progress: Arc<Progress>,
+) -> Result<ServerProcess, String> {
+    while progress.done() < after {
+        tokio::time::sleep(LOOK_EVERY / 4).await;
+    }
+    let address = server.address.clone();
+    let confirmed = world.ledger.snapshot();
+    let killed_at = Instant::now();
+    server.kill().await?;
+    let server = ServerProcess::start(&home, &address).await?;
+    progress.note(&format!("killed after {} devices; ready again {} ms later", progress.done(), killed_at.elapsed().as_millis()));
+    let rows = rows(&mut operator, &world.rollout.task_path()).await.map_err(|error| error.to_string())?;
+    world.ledger.compare_after_restart(&confirmed, &rows);
+    Ok(server)
+}
+
+/// Waits until no permit is held any more, and returns the task.
+///
+/// Vanished devices hold theirs until their deadlines, so this takes up to the task's timeout.
+pub(crate) async fn task_at_rest(operator: &mut Operator, world: &World) -> Result<Value, ClientError> {
+    let patience = world.options.timeout() + AFTER_DEADLINE_MAX;
+    let since = Instant::now();
+    loop {
+        let task = operator.get(&world.rollout.task_path()).await?;
+        if task["permits_held"] == 0 {
+            return Ok(task);
+        }
+        if since.elapsed() > patience {
+            let patience_s = patience.as_secs();
+            return Err(ClientError::Unexpected(format!("permits were still held {patience_s} s after the last report: {task}")));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// All upgrade rows of the task.
+pub(crate) async fn rows(operator: &mut Operator, task_path: &str) -> Result<Rows, ClientError> {
+    let mut rows = BTreeMap::new();
+    let mut cursor: Option<String> = None;
+    loop {
+        let after = cursor.as_ref().map_or(String::new(), |cursor| format!("&cursor={cursor}"));
+        let path = format!("{task_path}/upgrades?limit={ROWS_PER_PAGE}{after}");
+        let page = operator.send(Call::get(path)).await?.json("GET …/upgrades", &[200])?;
+        let items = page["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for row in items {
+            let device = row["device_id"].as_str().unwrap_or_default().to_owned();
+            if rows.insert(device.clone(), Row::from_json(row)).is_some() {
+                return Err(ClientError::Unexpected(format!("GET …/upgrades lists {device} twice")));
+            }
+        }
+        match page["cursor"].as_str() {
+            Some(next) if !items.is_empty() => cursor = Some(next.to_owned()),
+            _ => return Ok(rows),
+        }
+    }
+}
+
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How much after its deadline a permit may end on a loaded machine before we call it held for ever.
+const AFTER_DEADLINE_MAX: Duration = Duration::from_secs(30);
+/// The most that the contract lets one page hold.
+const ROWS_PER_PAGE: u32 = 1_000;

@@ -1,0 +1,127 @@
+//! The command line.
+
+use clap::Parser;
+use std::time::Duration;
+
+/// Drives a simulated fleet against a sluicegate server and proves its promises: the cap, the counts, the bytes.
+///
+/// Without arguments: starts the real server on a free port with a fresh folder, and upgrades 10,000 devices at most 300 at a time.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "sluicegate-loadtest", version)]
+pub(crate) struct Options {
+    /// Devices of the fleet.
+    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5_000_000))]
+    pub(crate) devices: u32,
+    /// Connections kept open to the server; each carries one request at a time.
+    #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60_000))]
+    pub(crate) connections: u32,
+    /// Bytes asked for by one range request.
+    #[arg(long, default_value = "1MiB", value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) chunk_size: usize,
+    /// Bytes of the image.
+    #[arg(long, default_value = "8MiB", value_name = "SIZE", value_parser = parse_size)]
+    pub(crate) image_size: usize,
+    /// Devices that may upgrade at once: the task's maximum_concurrency.
+    #[arg(long, default_value_t = 300, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) cap: u32,
+    /// Seconds from an offer to its deadline: the task's timeout_s. Devices that vanish hold their permit this long.
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub(crate) timeout_s: u32,
+    /// The longest a device that was told to wait stays away, whatever it was told.
+    #[arg(long, default_value_t = 2_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) wait_ms_max: u64,
+    /// Fraction of the devices that take an offer and are never heard of again.
+    #[arg(long, default_value_t = 0.01, value_name = "FRACTION", value_parser = parse_fraction)]
+    pub(crate) vanish: f64,
+    /// Fraction of the devices that send every check and report twice.
+    #[arg(long, default_value_t = 0.02, value_name = "FRACTION", value_parser = parse_fraction)]
+    pub(crate) repeat: f64,
+    /// Fraction of the devices that report a failed installation.
+    #[arg(long, default_value_t = 0.02, value_name = "FRACTION", value_parser = parse_fraction)]
+    pub(crate) fail: f64,
+    /// Drive this running server instead of an own one. Its admin token is taken from SLUICEGATE_ADMIN_TOKEN.
+    #[arg(long, value_name = "URL", conflicts_with = "kill_after")]
+    pub(crate) url: Option<String>,
+    /// Kill the own server (SIGKILL) once this many devices have finished, and start it again on the same folder and port.
+    #[arg(long, value_name = "N")]
+    pub(crate) kill_after: Option<u32>,
+    /// What the image and the fleet's behaviour follow from.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub(crate) seed: u64,
+    /// Print the result as one JSON document on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Options {
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs(u64::from(self.timeout_s))
+    }
+
+    /// What clap can't check option by option.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let total = self.vanish + self.repeat + self.fail;
+        if total > 1.0 {
+            return Err(format!(
+                "--vanish, --repeat and --fail are fractions of one fleet and add up to {total}; make them at most 1"
+            ));
+        }
+        if self.kill_after.is_some_and(|after| after >= self.devices) {
+            return Err(format!(
+                "--kill-after must be less than the {} devices, or the kill would come after the end",
+                self.devices
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn parse_fraction(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|fraction| (0.0..=1.0).contains(fraction)).ok_or_else(|| "expected a number from 0 to 1".to_owned())
+}
+
+fn parse_size(text: &str) -> Result<usize, String> {
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let factor = match &text[digits.len()..] {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        unit => return Err(format!("unknown unit {unit:?}; use bytes, KiB, MiB or GiB")),
+    };
+    let number: usize = digits.parse().map_err(|_| "expected a number, perhaps with KiB, MiB or GiB".to_owned())?;
+    number
+        .checked_mul(factor)
+        .filter(|size| *size > 0)
+        .ok_or_else(|| "expected at least one byte, and a number that fits".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent_and_works_without_arguments() {
+        Options::command().debug_assert();
+        let options = Options::parse_from(["loadtest"]);
+        assert_eq!((options.devices, options.cap, options.image_size), (10_000, 300, 8 << 20));
+        assert_eq!(options.validate(), Ok(()));
+    }
+
+    #[test]
+    fn sizes_are_read_with_and_without_a_unit() {
+        assert_eq!(parse_size("1000"), Ok(1000));
+        assert_eq!(parse_size("64KiB"), Ok(65_536));
+        assert!(parse_size("8MB").is_err_and(|message| message.contains("MiB")));
+        assert!(parse_size("0").is_err());
+        assert!(parse_size("99999999999999999999GiB").is_err());
+    }
+
+    #[test]
+    fn fractions_beyond_the_whole_fleet_are_refused() {
+        let options = Options::parse_from(["loadtest", "--vanish", "0.5", "--fail", "0.6"]);
+        assert!(options.validate().is_err());
+        assert!(Options::try_parse_from(["loadtest", "--fail", "1.5"]).is_err());
+    }
+}

@@ -1,0 +1,169 @@
+//! The real server, run as a child process on a folder of its own.
+//!
+//! Life cycle: 1. `find_binary`   2. `start` (returns when it is ready)   3. perhaps `kill` and `start` again   4. `stop`, `verify`.
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// Where the server's program and its data are, across restarts.
+#[derive(Clone, Debug)]
+pub(crate) struct ServerHome {
+    pub(crate) binary: PathBuf,
+    pub(crate) folder: PathBuf,
+    pub(crate) admin_token: String,
+}
+
+impl ServerHome {
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    pub(crate) fn log(&self) -> PathBuf {
+        self.folder.join("server.log")
+    }
+
+    /// Checks every row and every image of the stopped server's folder.
+    pub(crate) async fn verify(&self) -> Result<(), String> {
+        let output = Command::new(&self.binary).arg("verify").arg("--data").arg(self.data()).output().await;
+        let output = output.map_err(|error| format!("`sluicegate verify` didn't start: {error}"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = [output.stdout, output.stderr].concat();
+        Err(format!("`sluicegate verify` found the data damaged ({}): {}", output.status, String::from_utf8_lossy(&said).trim()))
+    }
+
+    /// The last lines that the server logged, for a message about its end.
+    fn log_tail(&self) -> String {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(8)..].join("\n")
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct ServerProcess {
+    home: ServerHome,
+    child: Child,
+    /// The address that it said it listens on.
+    pub(crate) address: String,
+}
+
+impl ServerProcess {
+    /// Starts the server on `listen` and waits for its word that it takes connections.
+    pub(crate) async fn start(home: &ServerHome, listen: &str) -> Result<Self, String> {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(home.log())
+            .map_err(|error| format!("{}: {error}", home.log().display()))?;
+        let mut child = Command::new(&home.binary)
+            .args(["serve", "--listen", listen, "--data"])
+            .arg(home.data())
+            .env("SLUICEGATE_ADMIN_TOKEN", &home.admin_token)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| format!("{} didn't start: {error}", home.binary.display()))?;
+        let stdout = child.stdout.take().ok_or("the server has no standard output")?;
+        let mut lines = BufReader::new(stdout).lines();
+        let address = tokio::time::timeout(READY_MAX, async {
+            while let Ok(Some(line)) = lines.next_line().await {
+                if let Some(address) = address_of_ready_line(&line) {
+                    return Some(address.to_owned());
+                }
+            }
+            None
+        });
+        let Ok(Some(address)) = address.await else {
+            return Err(format!("the server never said `ready http=…`; its log ends with:\n{}", home.log_tail()));
+        };
+        // Whatever else it prints is read and dropped, so that it never blocks on a full pipe.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Ok(Self { home: home.clone(), child, address })
+    }
+
+    /// SIGKILL: no chance to finish anything.
+    pub(crate) async fn kill(mut self) -> Result<(), String> {
+        self.child.kill().await.map_err(|error| format!("the server could not be killed: {error}"))
+    }
+
+    /// SIGTERM, and an orderly end.
+    pub(crate) async fn stop(mut self) -> Result<(), String> {
+        let pid =
+            self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())).ok_or("the server had ended before it was stopped")?;
+        kill_process(pid, Signal::TERM).map_err(|error| format!("the server could not be told to stop: {error}"))?;
+        match tokio::time::timeout(STOP_MAX, self.child.wait()).await {
+            Ok(Ok(status)) if status.success() => Ok(()),
+            Ok(Ok(status)) => {
+                Err(format!("the server ended with {status} on SIGTERM; its log ends with:\n{}", self.home.log_tail()))
+            }
+            Ok(Err(error)) => Err(format!("waiting for the server's end: {error}")),
+            Err(_) => Err(format!("the server still ran {} s after SIGTERM", STOP_MAX.as_secs())),
+        }
+    }
+}
+
+fn address_of_ready_line(line: &str) -> Option<&str> {
+    line.strip_prefix("ready ")?.split_whitespace().find_map(|word| word.strip_prefix("http="))
+}
+
+/// The server's program: beside this one, built first where cargo runs us.
+///
+/// Under cargo the build is always asked for, since a stale server beside a fresh load test would prove nothing; it costs nothing
+/// where all is up to date.
+pub(crate) async fn find_binary() -> Result<PathBuf, String> {
+    let own = std::env::current_exe().map_err(|error| format!("the path of this program is unknown: {error}"))?;
+    let beside = own.parent().unwrap_or(Path::new(".")).join(format!("sluicegate{}", std::env::consts::EXE_SUFFIX));
+    if let (Some(cargo), Some(manifest_folder)) = (std::env::var_os("CARGO"), std::env::var_os("CARGO_MANIFEST_DIR")) {
+        build(Path::new(&cargo), Path::new(&manifest_folder), &own).await?;
+    }
+    if beside.is_file() {
+        return Ok(beside);
+    }
+    Err(format!(
+        "no server at {}; build it with `cargo build --release -p sluicegate-server`, or name a running one by --url",
+        beside.display()
+    ))
+}
+
+async fn build(cargo: &Path, manifest_folder: &Path, own: &Path) -> Result<(), String> {
+    let profile_folder = own.parent().unwrap_or(Path::new("."));
+    let mut command = Command::new(cargo);
+    command.args(["build", "--quiet", "-p", "sluicegate-server"]).current_dir(manifest_folder).stdout(Stdio::null());
+    if profile_folder.file_name().is_some_and(|name| name == "release") {
+        command.arg("--release");
+    }
+    if let Some(target_folder) = profile_folder.parent() {
+        command.arg("--target-dir").arg(target_folder);
+    }
+    match command.status().await {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("`cargo build -p sluicegate-server` ended with {status}; mend the server first")),
+        Err(error) => Err(format!("{} didn't start: {error}", cargo.display())),
+    }
+}
+
+/// Far more than a start takes, with recovery after a kill.
+const READY_MAX: Duration = Duration::from_secs(60);
+/// More than the server's own bound on finishing what is in flight.
+const STOP_MAX: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_is_read_from_the_ready_line_alone() {
+        assert_eq!(address_of_ready_line("ready http=127.0.0.1:8080 https=127.0.0.1:8443"), Some("127.0.0.1:8080"));
+        assert_eq!(address_of_ready_line("ready mqtt=127.0.0.1:1883 http=[::1]:80"), Some("[::1]:80"));
+        assert_eq!(address_of_ready_line("administrator's token: http=nonsense"), None);
+    }
+}

@@ -1,0 +1,49 @@
+//! What `serve` takes on the command line, and from the environment where the line doesn't say.
+
+use super::LogFormat;
+use clap::Args;
+use std::path::PathBuf;
+
+/// Options of `serve`. Each is also a variable `SLUICEGATE_…` of the environment and a key of the configuration file.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServeArguments {
+    /// The folder that holds everything; made if it isn't there [default: ./sluicegate-data]
+    #[arg(long, env = "SLUICEGATE_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where to take connections; port 0 picks a free one [default: 127.0.0.1:8080]
+    #[arg(long, env = "SLUICEGATE_LISTEN", value_name = "ADDR")]
+    pub listen: Option<String>,
+    /// Where to take TLS connections
+    #[arg(long, env = "SLUICEGATE_TLS_LISTEN", value_name = "ADDR")]
+    pub tls_listen: Option<String>,
+    /// The certificate chain, PEM, the server's own first
+    #[arg(long, env = "SLUICEGATE_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, PEM
+    #[arg(long, env = "SLUICEGATE_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Clients must show a certificate that one of these signed, PEM
+    #[arg(long, env = "SLUICEGATE_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Where to take MQTT connections (not in this version)
+    #[arg(long, env = "SLUICEGATE_MQTT_LISTEN", value_name = "ADDR", hide = true)]
+    pub mqtt_listen: Option<String>,
+    /// An MQTT broker to use (not in this version)
+    #[arg(long, env = "SLUICEGATE_MQTT_URL", value_name = "URL", hide = true)]
+    pub mqtt_url: Option<String>,
+    /// What links in offers begin with [default: http:// and the listen address]
+    #[arg(long, env = "SLUICEGATE_PUBLIC_URL", value_name = "URL")]
+    pub public_url: Option<String>,
+    /// Threads that serve connections [default: one per core]
+    #[arg(long, env = "SLUICEGATE_WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
+    /// A file with further settings, TOML
+    #[arg(long, env = "SLUICEGATE_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How logs are written [default: text on a terminal, JSON otherwise]
+    #[arg(long, env = "SLUICEGATE_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// What is logged: error, warn, info, debug, trace, or per module as in info,sluicegate=debug [default: info]
+    #[arg(long, env = "SLUICEGATE_LOG_LEVEL", value_name = "LEVEL")]
+    pub log_level: Option<String>,
+}

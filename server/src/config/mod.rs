@@ -1,0 +1,254 @@
+//! What the operator decides: the command line wins, then the environment, then the file, then the default.
+//!
+//! - [`arguments`]: what `serve` takes on the command line and from the environment;
+//! - [`file`]: what stands in `--config FILE.toml`;
+//! - [`limits`]: every bound, of the engine and of the front end.
+
+pub mod arguments;
+pub mod file;
+pub mod limits;
+
+pub use arguments::ServeArguments;
+pub use file::{ConfiguredApp, ImagesConfig, LogConfig, LogFormat, Registration};
+pub use limits::Limits;
+
+use file::File;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+
+/// Everything that `serve` was told, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub data: PathBuf,
+    pub listen: SocketAddr,
+    pub tls: Option<TlsConfig>,
+    /// Without a slash at its end.
+    pub public_url: Option<String>,
+    pub workers: usize,
+    pub registration: Registration,
+    pub apps: Vec<ConfiguredApp>,
+    pub images: ImagesConfig,
+    pub limits: Limits,
+    pub log: LogConfig,
+}
+
+/// Where and with what to speak TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsConfig {
+    pub listen: SocketAddr,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Clients must show a certificate that one of these signed.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// What is wrong with what the operator wrote: always a usage error.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("the configuration {} can't be read: {source}; check the path and its mode", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    /// The parser's message names the line and the key.
+    #[error("the configuration {} is wrong: {message}; mend it or leave the key out", path.display())]
+    Parse { path: PathBuf, message: String },
+    #[error("{option} is {got:?}, expected {expected}")]
+    Value { option: &'static str, got: String, expected: &'static str },
+    #[error("{given} needs {missing} beside it; give both or neither")]
+    Incomplete { given: &'static str, missing: &'static str },
+    #[error("{option} is not in this version; leave it out, devices are reached over HTTP")]
+    Unavailable { option: &'static str },
+}
+
+const WORKERS_MAX: usize = 1024;
+
+impl Config {
+    /// Reads the file that the arguments name, if any, and lays the arguments over it.
+    pub fn load(arguments: &ServeArguments) -> Result<Self, ConfigError> {
+        let file = match &arguments.config {
+            Some(path) => File::read(path)?,
+            None => File::default(),
+        };
+        Self::resolve(arguments, file)
+    }
+
+    fn resolve(arguments: &ServeArguments, file: File) -> Result<Self, ConfigError> {
+        let ServeArguments { config: _, data, listen, tls_listen, tls_cert, tls_key, tls_client_ca, mqtt_listen, mqtt_url, .. } =
+            arguments.clone();
+        if mqtt_listen.or(file.mqtt_listen).is_some() {
+            return Err(ConfigError::Unavailable { option: "--mqtt-listen" });
+        }
+        if mqtt_url.or(file.mqtt_url).is_some() {
+            return Err(ConfigError::Unavailable { option: "--mqtt-url" });
+        }
+        let listen = listen.or(file.listen).unwrap_or_else(|| "127.0.0.1:8080".to_owned());
+        let tls = tls_config(
+            tls_listen.or(file.tls_listen),
+            tls_cert.or(file.tls_cert),
+            tls_key.or(file.tls_key),
+            tls_client_ca.or(file.tls_client_ca),
+        )?;
+        let public_url = arguments.public_url.clone().or(file.public_url).map(check_public_url).transpose()?;
+        let workers = match arguments.workers.or(file.workers) {
+            Some(workers) if (1..=WORKERS_MAX).contains(&workers) => workers,
+            Some(other) => {
+                return Err(ConfigError::Value { option: "--workers", got: other.to_string(), expected: "1 to 1024" });
+            }
+            None => std::thread::available_parallelism().map_or(1, usize::from).min(WORKERS_MAX),
+        };
+        Ok(Self {
+            data: data.or(file.data).unwrap_or_else(|| PathBuf::from("./sluicegate-data")),
+            listen: resolve_address("--listen", &listen)?,
+            tls,
+            public_url,
+            workers,
+            registration: file.registration,
+            apps: check_apps(file.apps)?,
+            images: file.images,
+            limits: Limits::from_file(file.limits)?,
+            log: LogConfig {
+                format: arguments.log_format.or(file.log.format),
+                level: arguments.log_level.clone().or(file.log.level),
+            },
+        })
+    }
+}
+
+fn tls_config(
+    listen: Option<String>,
+    certificate: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
+) -> Result<Option<TlsConfig>, ConfigError> {
+    let incomplete = |given, missing| Err(ConfigError::Incomplete { given, missing });
+    match (listen, certificate, key) {
+        (Some(listen), Some(certificate), Some(key)) => {
+            Ok(Some(TlsConfig { listen: resolve_address("--tls-listen", &listen)?, certificate, key, client_ca }))
+        }
+        (None, None, None) if client_ca.is_none() => Ok(None),
+        (None, None, None) => incomplete("--tls-client-ca", "--tls-listen"),
+        (Some(_), None, _) => incomplete("--tls-listen", "--tls-cert"),
+        (Some(_), _, None) => incomplete("--tls-listen", "--tls-key"),
+        (None, Some(_), _) => incomplete("--tls-cert", "--tls-listen"),
+        (None, _, Some(_)) => incomplete("--tls-key", "--tls-listen"),
+    }
+}
+
+/// An address and port, or a name that stands for one.
+fn resolve_address(option: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
+    let resolved = text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
+    resolved.ok_or_else(|| ConfigError::Value { option, got: text.to_owned(), expected: "an address and a port as in 127.0.0.1:8080" })
+}
+
+/// Links in offers must fit in 255 characters, of which the rest of a link takes up to 190.
+const PUBLIC_URL_CHARS_MAX: usize = 64;
+
+fn check_public_url(text: String) -> Result<String, ConfigError> {
+    let trimmed = text.trim_end_matches('/');
+    let rest = trimmed.strip_prefix("http://").or_else(|| trimmed.strip_prefix("https://"));
+    let is_plain = trimmed.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&byte));
+    match rest {
+        Some(rest) if !rest.is_empty() && !rest.starts_with('/') && is_plain && trimmed.len() <= PUBLIC_URL_CHARS_MAX => {
+            Ok(trimmed.to_owned())
+        }
+        _ => Err(ConfigError::Value {
+            option: "--public-url",
+            got: text,
+            expected: "http:// or https:// and a host, at most 64 characters, without a query",
+        }),
+    }
+}
+
+fn check_apps(apps: Vec<ConfiguredApp>) -> Result<Vec<ConfiguredApp>, ConfigError> {
+    let mut ids = std::collections::HashSet::new();
+    for app in &apps {
+        let fault = if app.id.is_empty() || app.secret.is_empty() || app.organization.is_empty() {
+            Some("an id, a secret and an organization that are not empty")
+        } else if !ids.insert(&app.id) {
+            Some("each id once")
+        } else {
+            None
+        };
+        if let Some(expected) = fault {
+            return Err(ConfigError::Value { option: "[[apps]]", got: app.id.clone(), expected });
+        }
+    }
+    Ok(apps)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolve(arguments: ServeArguments, file: &str) -> Result<Config, ConfigError> {
+        Config::resolve(&arguments, File::parse(file, std::path::Path::new("test.toml"))?)
+    }
+
+    fn refuse(arguments: ServeArguments, file: &str) -> String {
+        resolve(arguments, file).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn nothing_said_is_a_server_on_this_machine() {
+        let config = resolve(ServeArguments::default(), "").unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.data, PathBuf::from("./sluicegate-data"));
+        assert_eq!(config.registration, Registration::Open);
+        assert_eq!(config.images, ImagesConfig { link_ttl_s: 21_600, size_bytes_max: 4 << 30 });
+        assert!(config.tls.is_none() && config.limits.connections_max >= 10_000);
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file = "data = \"/file\"\nlisten = \"127.0.0.1:1\"\nworkers = 3\nregistration = \"strict\"\npublic-url = \"https://a.example/\"\n";
+        let arguments = ServeArguments { data: Some("/line".into()), ..ServeArguments::default() };
+        let config = resolve(arguments, file).unwrap();
+        assert_eq!((config.data, config.workers), (PathBuf::from("/line"), 3));
+        assert_eq!(config.listen.port(), 1);
+        assert_eq!(config.registration, Registration::Strict);
+        assert_eq!(config.public_url.as_deref(), Some("https://a.example"));
+    }
+
+    #[test]
+    fn bounds_and_apps_come_from_the_file() {
+        let file = "[[apps]]\nid = \"a\"\nsecret = \"s\"\n\n[limits]\npermits_max = 5\ndevices_max = 7\nidle_timeout_s = 9\n";
+        let config = resolve(ServeArguments::default(), file).unwrap();
+        assert_eq!(config.limits.engine.permits_max, Some(5));
+        assert_eq!(config.limits.engine.devices_max, 7);
+        assert_eq!(config.limits.idle_timeout.as_secs(), 9);
+        assert_eq!(config.apps[0].organization, "default");
+    }
+
+    #[test]
+    fn a_key_that_is_not_known_is_named() {
+        for (file, named) in [
+            ("tls_certificate = \"x\"", "tls_certificate"),
+            ("[limits]\ndevces_max = 1", "devces_max"),
+            ("[images]\nttl = 1", "ttl"),
+            ("[[apps]]\nid = \"a\"\nsecret = \"s\"\nrole = \"x\"", "role"),
+            ("[enos]\nsignature = \"off\"", "enos"),
+        ] {
+            let message = refuse(ServeArguments::default(), file);
+            assert!(message.contains(named) && message.contains("test.toml"), "{message}");
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused_with_what_was_expected() {
+        let with = |change: fn(&mut ServeArguments)| {
+            let mut arguments = ServeArguments::default();
+            change(&mut arguments);
+            refuse(arguments, "")
+        };
+        assert!(with(|a| a.listen = Some("nowhere".into())).contains("--listen is \"nowhere\""));
+        assert!(with(|a| a.workers = Some(0)).contains("--workers"));
+        assert!(with(|a| a.public_url = Some("ftp://x".into())).contains("--public-url"));
+        assert!(with(|a| a.public_url = Some(format!("http://{}", "x".repeat(80)))).contains("64"));
+        assert!(with(|a| a.tls_listen = Some("127.0.0.1:0".into())).contains("--tls-cert"));
+        assert!(with(|a| a.tls_key = Some("key".into())).contains("--tls-listen"));
+        assert!(with(|a| a.mqtt_listen = Some("127.0.0.1:0".into())).contains("--mqtt-listen is not in this version"));
+        assert!(refuse(ServeArguments::default(), "mqtt-url = \"mqtt://x\"").contains("--mqtt-url"));
+        assert!(refuse(ServeArguments::default(), "registration = \"lax\"").contains("lax"));
+        assert!(refuse(ServeArguments::default(), "[limits]\nheader_bytes_max = 10").contains("header_bytes_max"));
+        let twice = "[[apps]]\nid = \"a\"\nsecret = \"s\"\n[[apps]]\nid = \"a\"\nsecret = \"t\"";
+        assert!(refuse(ServeArguments::default(), twice).contains("each id once"));
+    }
+}

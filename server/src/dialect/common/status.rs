@@ -1,0 +1,65 @@
+//! From the class of an engine's error to HTTP: the one table.
+//!
+//! | class | status | code | what to do |
+//! |---|---|---|---|
+//! | a value out of its range | 400 | `invalid_argument` | mend the request |
+//! | not here, or not the caller's | 404 | `…_not_found` | name another |
+//! | collides with what is there | 409 | `conflict` and what with | change one of the two |
+//! | a bound of the operator's is reached | 507 | `limit_reached` | raise it or delete some |
+//! | more arrives than can be made durable | 503 | `overloaded` | come back after `Retry-After` |
+//! | no room on the disk | 507 | `disk_full` | make room; it resumes by itself |
+//! | the disk failed | 503 | `store_failed` | look at the server |
+//! | stopping | 503 | `stopping` | come back |
+
+use ::http::StatusCode;
+use sluicegate::{Conflict, Entity, Error};
+
+/// The status, the code and, where coming back helps, after how many seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    pub http: StatusCode,
+    pub code: &'static str,
+    pub retry_after_s: Option<u32>,
+}
+
+pub fn status(error: &Error) -> Status {
+    let plain = |http, code| Status { http, code, retry_after_s: None };
+    let later = |http, code, seconds| Status { http, code, retry_after_s: Some(seconds) };
+    match error {
+        Error::Invalid { .. } => plain(StatusCode::BAD_REQUEST, "invalid_argument"),
+        Error::NotFound { entity, .. } => plain(StatusCode::NOT_FOUND, not_found_code(*entity)),
+        Error::Conflict { conflict, .. } => plain(StatusCode::CONFLICT, conflict_code(*conflict)),
+        Error::LimitReached { .. } => plain(StatusCode::INSUFFICIENT_STORAGE, "limit_reached"),
+        Error::Overloaded => later(StatusCode::SERVICE_UNAVAILABLE, "overloaded", 1),
+        Error::Store(_) if error.is_disk_full() => later(StatusCode::INSUFFICIENT_STORAGE, "disk_full", 30),
+        Error::Store(_) => later(StatusCode::SERVICE_UNAVAILABLE, "store_failed", 60),
+        Error::Closed => later(StatusCode::SERVICE_UNAVAILABLE, "stopping", 5),
+        // A class that was added to the engine and not here: a bug of ours.
+        _ => plain(StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+    }
+}
+
+fn not_found_code(entity: Entity) -> &'static str {
+    match entity {
+        Entity::Product => "product_not_found",
+        Entity::Device => "device_not_found",
+        Entity::Firmware => "firmware_not_found",
+        Entity::Image => "image_not_found",
+        Entity::Task => "task_not_found",
+        Entity::Upgrade => "upgrade_not_found",
+        Entity::Token => "token_not_found",
+        Entity::App => "app_not_found",
+    }
+}
+
+fn conflict_code(conflict: Conflict) -> &'static str {
+    match conflict {
+        Conflict::TaskName => "task_name_taken",
+        Conflict::TaskStart => "task_start_taken",
+        Conflict::FirmwareVersion => "firmware_version_taken",
+        Conflict::FirmwareName => "firmware_name_taken",
+        Conflict::InUse => "in_use",
+        Conflict::State => "wrong_state",
+        Conflict::AppId => "app_id_taken",
+    }
+}

@@ -1,0 +1,337 @@
+//! One connection: its time limits, and the service that hyper calls for each request.
+//!
+//! Every wait on a client is bounded:
+//!
+//! | waiting for | bound | kept by |
+//! |---|---|---|
+//! | the first or next request | `idle_timeout` | [`Watch`] |
+//! | the rest of a head | `header_timeout` | [`Watch`] |
+//! | a piece of a body | `body_timeout` | [`RequestBody`] |
+//! | the client to take some of a reply | `write_timeout` | [`Watch`] |
+//!
+//! hyper has a limit for heads of its own, but arms a timer for each request; here one timer per connection is armed once and only
+//! looked at again when it fires, so a request that comes and goes in time costs none.
+
+use super::body::{Body, RequestBody};
+use super::listener::Front;
+use super::{Peer, Reply, reply};
+use crate::metrics::RequestKind;
+use ::http::StatusCode;
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::TokioIo;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::panic::AssertUnwindSafe;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+/// Serves the connection until its end, a time limit, or the stop of the server.
+pub async fn serve<S>(front: Arc<Front>, stream: S, peer: Peer)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let watch = Arc::new(Watch::new());
+    let service = Requests { front: Arc::clone(&front), watch: Arc::clone(&watch), peer };
+    let io = TokioIo::new(Watched { stream, watch: Arc::clone(&watch) });
+    let limits = &front.app.config.limits;
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None)
+        .max_header_size(limits.header_bytes_max)
+        // Room for a whole head, and what one read of a body takes at most.
+        .max_buf_size(limits.header_bytes_max.max(BUFFER_BYTES_MAX));
+    if limits.headers_max != crate::config::limits::HEADERS_MAX_OF_HYPER {
+        builder.max_headers(limits.headers_max);
+    }
+    let mut connection = pin!(builder.serve_connection(io, service));
+    let mut sleep = pin!(tokio::time::sleep_until(watch.epoch + limits.header_timeout));
+    let mut stopped = pin!(front.stop.wait());
+    let mut stop = StopProgress::Unregistered;
+    std::future::poll_fn(|context| {
+        if connection.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        if stop != StopProgress::Draining && is_stopping(&front, &mut stop, stopped.as_mut(), context) {
+            stop = StopProgress::Draining;
+            connection.as_mut().graceful_shutdown();
+            if connection.as_mut().poll(context).is_ready() {
+                return Poll::Ready(());
+            }
+        }
+        let due = watch.due(limits);
+        if due.at < sleep.deadline() {
+            sleep.as_mut().reset(due.at);
+        }
+        while sleep.as_mut().poll(context).is_ready() {
+            let due = watch.due(limits);
+            if due.gives_up && due.at <= Instant::now() {
+                front.app.metrics.connection_timed_out();
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(due.at.max(Instant::now() + LOOK_AGAIN_MIN));
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// A timer never spins, however the limits are set.
+const LOOK_AGAIN_MIN: Duration = Duration::from_millis(50);
+/// What hyper buffers of a connection at most, in each direction; pieces of images are queued by reference and don't count double.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StopProgress {
+    Unregistered,
+    Registered,
+    Draining,
+}
+
+/// Whether the server stops. Registers for the wake-up once: a task keeps its waker for life, and registering takes a lock that all
+/// workers share.
+fn is_stopping(front: &Front, progress: &mut StopProgress, stopped: Pin<&mut impl Future<Output = ()>>, context: &mut Context<'_>) -> bool {
+    if *progress == StopProgress::Unregistered {
+        *progress = StopProgress::Registered;
+        return stopped.poll(context).is_ready();
+    }
+    front.stop.is_stopping()
+}
+
+/// What a connection is waiting for, and since when. Written by its own task alone; atomic because the task may not be pinned to
+/// a thread as far as the compiler knows.
+#[derive(Debug)]
+struct Watch {
+    epoch: Instant,
+    /// A request is being answered: from its head to the last byte of its reply handed to hyper.
+    busy: AtomicBool,
+    /// Milliseconds since the epoch, plus one so that 0 means "not".
+    idle_since: AtomicU64,
+    head_since: AtomicU64,
+    blocked_since: AtomicU64,
+}
+
+/// When to look at a connection again, and whether it is given up then.
+struct Due {
+    at: Instant,
+    gives_up: bool,
+}
+
+impl Watch {
+    fn new() -> Self {
+        Self {
+            epoch: Instant::now(),
+            busy: AtomicBool::new(false),
+            idle_since: AtomicU64::new(1),
+            head_since: AtomicU64::new(0),
+            blocked_since: AtomicU64::new(0),
+        }
+    }
+
+    fn stamp(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64 + 1
+    }
+
+    fn after(&self, stamp: u64, wait: Duration) -> Instant {
+        self.epoch + Duration::from_millis(stamp - 1) + wait
+    }
+
+    fn due(&self, limits: &crate::config::Limits) -> Due {
+        let blocked_since = self.blocked_since.load(Ordering::Relaxed);
+        if blocked_since != 0 {
+            return Due { at: self.after(blocked_since, limits.write_timeout), gives_up: true };
+        }
+        let head_since = self.head_since.load(Ordering::Relaxed);
+        let idle_since = self.idle_since.load(Ordering::Relaxed);
+        if self.busy.load(Ordering::Relaxed) {
+            // The body's own limit and the handler's are at work; look again when this could have become idle.
+            return Due { at: self.after(idle_since, limits.idle_timeout), gives_up: false };
+        }
+        if head_since != 0 {
+            return Due { at: self.after(head_since, limits.header_timeout), gives_up: true };
+        }
+        Due { at: self.after(idle_since, limits.idle_timeout), gives_up: true }
+    }
+
+    fn begin_request(&self) {
+        self.head_since.store(0, Ordering::Relaxed);
+        self.busy.store(true, Ordering::Relaxed);
+    }
+
+    fn end_request(&self) {
+        self.idle_since.store(self.stamp(), Ordering::Relaxed);
+        self.busy.store(false, Ordering::Relaxed);
+    }
+
+    fn read_some(&self) {
+        if !self.busy.load(Ordering::Relaxed) && self.head_since.load(Ordering::Relaxed) == 0 {
+            self.head_since.store(self.stamp(), Ordering::Relaxed);
+        }
+    }
+
+    fn wrote<T>(&self, result: &Poll<T>) {
+        match result {
+            Poll::Ready(_) => self.blocked_since.store(0, Ordering::Relaxed),
+            Poll::Pending if self.blocked_since.load(Ordering::Relaxed) == 0 => {
+                self.blocked_since.store(self.stamp(), Ordering::Relaxed);
+            }
+            Poll::Pending => {}
+        }
+    }
+}
+
+/// A stream that tells its [`Watch`] what moves.
+struct Watched<S> {
+    stream: S,
+    watch: Arc<Watch>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let result = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if buffer.filled().len() > before {
+            self.watch.read_some();
+        }
+        result
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.watch.wrote(&result);
+        result
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.watch.wrote(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // TLS buffers: a client that takes nothing shows here and not in a write.
+        let result = Pin::new(&mut self.stream).poll_flush(context);
+        self.watch.wrote(&result);
+        result
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.watch.wrote(&result);
+        result
+    }
+}
+
+/// Answers the requests of one connection.
+struct Requests {
+    front: Arc<Front>,
+    watch: Arc<Watch>,
+    peer: Peer,
+}
+
+impl Service<::http::Request<Incoming>> for Requests {
+    type Response = ::http::Response<Measured>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn call(&self, request: ::http::Request<Incoming>) -> Answer {
+        self.watch.begin_request();
+        let running = Running {
+            front: Arc::clone(&self.front),
+            watch: Arc::clone(&self.watch),
+            begun: Instant::now(),
+            kind: RequestKind::of(request.method(), request.uri().path()),
+            status: None,
+        };
+        let (app, peer) = (Arc::clone(&self.front.app), self.peer);
+        let body_timeout = app.config.limits.body_timeout;
+        let request = request.map(|incoming| RequestBody::new(incoming, body_timeout, peer));
+        Answer { reply: Box::pin(async move { crate::dialect::handle(&app, request).await }), running: Some(running) }
+    }
+}
+
+/// A handler at work. Its panic, a bug of ours, ends this request and no other; the panic itself was logged by the hook.
+struct Answer {
+    reply: Pin<Box<dyn Future<Output = Reply> + Send>>,
+    /// Taken by the reply.
+    running: Option<Running>,
+}
+
+impl Future for Answer {
+    type Output = Result<::http::Response<Measured>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let polled = std::panic::catch_unwind(AssertUnwindSafe(|| self.reply.as_mut().poll(context)));
+        let reply = match polled {
+            Ok(Poll::Pending) => return Poll::Pending,
+            Ok(Poll::Ready(reply)) => reply,
+            Err(_) => reply_to_a_panic(),
+        };
+        let mut running = self.running.take();
+        if let Some(running) = &mut running {
+            running.status = Some(reply.status());
+        }
+        Poll::Ready(Ok(reply.map(|body| Measured { body, _running: running })))
+    }
+}
+
+fn reply_to_a_panic() -> Reply {
+    let body = Bytes::from_static(
+        br#"{"error":{"code":"internal","message":"this is a fault of the server; it was logged, the same call may fail again"}}"#,
+    );
+    reply::json_bytes(StatusCode::INTERNAL_SERVER_ERROR, body)
+}
+
+/// A request from its head to the end of its reply; what it took is counted when it is dropped.
+struct Running {
+    front: Arc<Front>,
+    watch: Arc<Watch>,
+    begun: Instant,
+    kind: RequestKind,
+    /// Absent where the connection broke before there was a reply.
+    status: Option<StatusCode>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.watch.end_request();
+        self.front.app.metrics.request(self.kind, self.status, self.begun.elapsed());
+    }
+}
+
+/// A reply's body that keeps its request running until hyper has taken it whole.
+struct Measured {
+    body: Body,
+    _running: Option<Running>,
+}
+
+impl hyper::body::Body for Measured {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

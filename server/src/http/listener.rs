@@ -1,0 +1,357 @@
+//! Sockets: one thread and one runtime per worker, each with listeners of its own on the shared ports.
+//!
+//! A port is taken so that two servers never share one by accident, although the workers of one server do: the first socket is bound
+//! and made to listen *without* `SO_REUSEPORT`, which fails where anything listens already, another sluicegate too. Only then is
+//! the option set on it, and the other workers' sockets join. The port is never let go in between, so nobody can slip in.
+//!
+//! The sum of connections is bounded. One too many is told 503 with `Retry-After`, and closed; of these there is a bound too.
+
+use super::tls::Tls;
+use super::{Peer, connection};
+use crate::app::App;
+use socket2::{Domain, Protocol, Socket, Type};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+
+/// What all workers share.
+#[derive(Debug)]
+pub struct Front {
+    pub app: Arc<App>,
+    pub tls: Option<Tls>,
+    pub stop: Stop,
+    connections: AtomicUsize,
+    refusals: AtomicUsize,
+}
+
+impl Front {
+    pub fn new(app: Arc<App>, tls: Option<Tls>) -> Self {
+        Self { app, tls, stop: Stop::default(), connections: AtomicUsize::new(0), refusals: AtomicUsize::new(0) }
+    }
+}
+
+/// Tells everybody once that the server stops.
+#[derive(Debug, Default)]
+pub struct Stop {
+    stopping: AtomicBool,
+    changed: Notify,
+}
+
+impl Stop {
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+        self.changed.notify_waiters();
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Returns once the server stops.
+    pub async fn wait(&self) {
+        let mut changed = std::pin::pin!(self.changed.notified());
+        // Registered before the flag is read, so that a stop between the two isn't missed.
+        changed.as_mut().enable();
+        if !self.stopping.load(Ordering::SeqCst) {
+            changed.await;
+        }
+    }
+}
+
+/// The sockets of one address, one per worker.
+#[derive(Debug)]
+pub struct Port {
+    pub address: SocketAddr,
+    sockets: Vec<Socket>,
+}
+
+/// Pending connections that the system holds while the workers are busy; a fleet that comes back after a power cut comes at once.
+const BACKLOG: i32 = 4096;
+
+/// Why an address could not be taken.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    #[error("{address} is taken: something listens there already; stop it or choose another address (port 0 picks a free one)")]
+    Taken { address: SocketAddr },
+    #[error("{address} is not an address of this machine; choose another")]
+    NotHere { address: SocketAddr },
+    #[error("this user may not listen on {address}; choose a port above 1023 or another user")]
+    Forbidden { address: SocketAddr },
+    #[error("{address} can't be listened on: {source}; choose another address")]
+    Other { address: SocketAddr, source: io::Error },
+}
+
+impl ListenError {
+    fn new(address: SocketAddr, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => Self::Taken { address },
+            io::ErrorKind::AddrNotAvailable => Self::NotHere { address },
+            io::ErrorKind::PermissionDenied => Self::Forbidden { address },
+            _ => Self::Other { address, source },
+        }
+    }
+}
+
+impl Port {
+    /// Takes the address for `workers` workers.
+    pub fn open(address: SocketAddr, workers: usize) -> Result<Self, ListenError> {
+        let fail = |source| ListenError::new(address, source);
+        let first = new_socket(address).map_err(fail)?;
+        bind_and_listen(&first, address).map_err(fail)?;
+        first.set_reuse_port(true).map_err(fail)?;
+        let bound = first.local_addr().map_err(fail)?.as_socket().unwrap_or(address);
+        let mut sockets = vec![first];
+        for _ in 1..workers {
+            let socket = new_socket(bound).map_err(fail)?;
+            socket.set_reuse_port(true).map_err(fail)?;
+            bind_and_listen(&socket, bound).map_err(fail)?;
+            sockets.push(socket);
+        }
+        Ok(Self { address: bound, sockets })
+    }
+}
+
+fn new_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Connections of the last run that still wait to be forgotten don't keep the port.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+fn bind_and_listen(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)
+}
+
+/// The threads that serve.
+#[derive(Debug)]
+pub struct Workers {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Workers {
+    /// Starts a worker for each socket of the ports. They accept at once.
+    pub fn start(front: &Arc<Front>, plain: Port, tls: Option<Port>) -> io::Result<Self> {
+        let mut tls_sockets = tls.map(|port| port.sockets.into_iter()).into_iter().flatten();
+        let mut threads = Vec::new();
+        for (number, socket) in plain.sockets.into_iter().enumerate() {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .enable_time()
+                // Blocking calls read lists from the disk and take images in; each holds at most one thread.
+                .max_blocking_threads(BLOCKING_THREADS_PER_WORKER_MAX)
+                .thread_name(format!("blocking-{number}"))
+                .build()?;
+            let listeners = {
+                let _context = runtime.enter();
+                let plain = TcpListener::from_std(socket.into())?;
+                let tls = tls_sockets.next().map(|socket| TcpListener::from_std(socket.into())).transpose()?;
+                (plain, tls)
+            };
+            let front = Arc::clone(front);
+            let work = move || {
+                runtime.block_on(work(front, listeners.0, listeners.1));
+                // What still runs was given its time; a blocking call on a slow disk doesn't hold the process.
+                runtime.shutdown_background();
+            };
+            threads.push(std::thread::Builder::new().name(format!("worker-{number}")).spawn(work)?);
+        }
+        Ok(Self { threads })
+    }
+
+    /// Waits until all have stopped.
+    pub fn join(self) {
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a worker ended by a panic; the stop goes on");
+            }
+        }
+    }
+}
+
+const BLOCKING_THREADS_PER_WORKER_MAX: usize = 64;
+
+/// Accepts until the server stops, then gives the worker's connections their time to finish.
+async fn work(front: Arc<Front>, plain: TcpListener, tls: Option<TcpListener>) {
+    let open = Arc::new(OpenHere::default());
+    let accept_tls = async {
+        match tls {
+            Some(listener) => accept(&front, listener, true, &open).await,
+            None => front.stop.wait().await,
+        }
+    };
+    tokio::join!(accept(&front, plain, false, &open), accept_tls);
+    let stop_timeout = front.app.config.limits.stop_timeout;
+    if tokio::time::timeout(stop_timeout, open.none_left()).await.is_err() {
+        tracing::warn!(connections = open.count.load(Ordering::Relaxed), "connections were still busy at the end of the time to stop");
+    }
+}
+
+async fn accept(front: &Arc<Front>, listener: TcpListener, tls: bool, open: &Arc<OpenHere>) {
+    let mut stopped = std::pin::pin!(front.stop.wait());
+    loop {
+        // Cancel-safe: `accept` either hands a connection over or leaves it in the queue.
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stopped => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, address)) => admit(front, stream, Peer { address, tls }, open),
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                // Out of files or memory: those that close give some back. Trying at once would only burn the processor.
+                tracing::error!(%error, "a connection can't be accepted; raise the limit of open files (ulimit -n)");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
+}
+
+fn admit(front: &Arc<Front>, stream: TcpStream, peer: Peer, open: &Arc<OpenHere>) {
+    let Some(place) = Place::take(front, open) else {
+        front.app.metrics.connection_refused();
+        refuse(front, stream, peer);
+        return;
+    };
+    // A reply is written whole; waiting for more to send with it only delays.
+    let _ = stream.set_nodelay(true);
+    let front = Arc::clone(front);
+    tokio::spawn(async move {
+        let _place = place;
+        if !peer.tls {
+            return connection::serve(front, stream, peer).await;
+        }
+        let Some(acceptor) = front.tls.as_ref().map(Tls::acceptor) else { return };
+        let handshake = tokio::time::timeout(front.app.config.limits.header_timeout, acceptor.accept(stream));
+        match handshake.await {
+            Ok(Ok(stream)) => connection::serve(front, stream, peer).await,
+            Ok(Err(error)) => {
+                front.app.metrics.handshake_failed();
+                tracing::debug!(peer = %peer.address, %error, "TLS handshake failed");
+            }
+            Err(_) => front.app.metrics.connection_timed_out(),
+        }
+    });
+}
+
+/// A connection's place among `connections_max`; given back when it is dropped.
+struct Place {
+    front: Arc<Front>,
+    open: Arc<OpenHere>,
+}
+
+impl Place {
+    fn take(front: &Arc<Front>, open: &Arc<OpenHere>) -> Option<Self> {
+        let maximum = front.app.config.limits.connections_max;
+        let take = |count: usize| (count < maximum).then_some(count + 1);
+        front.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
+        open.count.fetch_add(1, Ordering::Relaxed);
+        front.app.metrics.connections(1);
+        Some(Self { front: Arc::clone(front), open: Arc::clone(open) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.front.connections.fetch_sub(1, Ordering::Relaxed);
+        self.front.app.metrics.connections(-1);
+        if self.open.count.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.open.emptied.notify_waiters();
+        }
+    }
+}
+
+/// Connections of one worker.
+#[derive(Debug, Default)]
+struct OpenHere {
+    count: AtomicUsize,
+    emptied: Notify,
+}
+
+impl OpenHere {
+    async fn none_left(&self) {
+        loop {
+            let mut emptied = std::pin::pin!(self.emptied.notified());
+            emptied.as_mut().enable();
+            if self.count.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+}
+
+/// Tells a client that there is no place, if few are being told so just now; over TLS it would cost a handshake and is not done.
+fn refuse(front: &Arc<Front>, mut stream: TcpStream, peer: Peer) {
+    if peer.tls || front.refusals.fetch_add(1, Ordering::Relaxed) >= REFUSALS_MAX {
+        if !peer.tls {
+            front.refusals.fetch_sub(1, Ordering::Relaxed);
+        }
+        return;
+    }
+    let front = Arc::clone(front);
+    tokio::spawn(async move {
+        let tell = async {
+            // Closing with the request unread would reset the connection before the client has read the answer.
+            let mut request = [0; 4096];
+            stream.read(&mut request).await?;
+            stream.write_all(FULL).await?;
+            stream.shutdown().await
+        };
+        // Whether it was heard or not, the connection ends here.
+        let _ = tokio::time::timeout(REFUSAL_TIMEOUT, tell).await;
+        front.refusals.fetch_sub(1, Ordering::Relaxed);
+    });
+}
+
+const REFUSALS_MAX: usize = 256;
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\nContent-Type: application/json\r\n\
+Content-Length: 92\r\n\r\n{\"error\":{\"code\":\"full\",\"message\":\"every connection of this server is taken; come back later\"}}";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loopback() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    #[test]
+    fn workers_share_a_port_and_nobody_else_does() {
+        let port = Port::open(loopback(), 4).unwrap();
+        assert_eq!(port.sockets.len(), 4);
+        assert_ne!(port.address.port(), 0);
+        assert!(port.sockets.iter().all(|socket| socket.local_addr().unwrap().as_socket() == Some(port.address)));
+        assert!(matches!(Port::open(port.address, 4), Err(ListenError::Taken { .. })));
+        drop(port.sockets);
+        assert!(Port::open(port.address, 2).is_ok());
+    }
+
+    #[test]
+    fn a_port_that_another_program_listens_on_is_taken() {
+        let other = std::net::TcpListener::bind(loopback()).unwrap();
+        assert!(matches!(Port::open(other.local_addr().unwrap(), 2), Err(ListenError::Taken { .. })));
+    }
+
+    #[test]
+    fn the_refusal_tells_its_true_length() {
+        let text = std::str::from_utf8(FULL).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains(&format!("Content-Length: {}", body.len())), "{}", body.len());
+    }
+}

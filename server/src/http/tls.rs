@@ -1,0 +1,145 @@
+//! TLS: certificates read from files, and read again on demand without dropping a connection.
+
+use crate::config::TlsConfig;
+use arc_swap::ArcSwap;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
+use rustls::{RootCertStore, ServerConfig};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio_rustls::TlsAcceptor;
+
+/// What new connections are accepted with. Those that are open go on with what they were accepted with.
+#[derive(Debug)]
+pub struct Tls {
+    current: ArcSwap<ServerConfig>,
+}
+
+/// Why there is no TLS.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{} can't be read: {message}; give {expected} in PEM", path.display())]
+    File { path: PathBuf, expected: &'static str, message: String },
+    #[error("{} holds no {expected}; give one in PEM", path.display())]
+    Empty { path: PathBuf, expected: &'static str },
+    #[error("the certificate in {} and the key in {} can't be used: {message}; give a chain with its own key", certificate.display(), key.display())]
+    Pair { certificate: PathBuf, key: PathBuf, message: String },
+    #[error("the certificates in {} can't be used to check clients: {message}; give those of the authority", path.display())]
+    ClientCa { path: PathBuf, message: String },
+    #[error("TLS can't be set up: {message}")]
+    Setup { message: String },
+}
+
+impl Tls {
+    pub fn new(config: &TlsConfig) -> Result<Self, TlsError> {
+        Ok(Self { current: ArcSwap::new(Arc::new(load(config)?)) })
+    }
+
+    /// Reads the files again. On an error what was there stays.
+    pub fn reload(&self, config: &TlsConfig) -> Result<(), TlsError> {
+        self.current.store(Arc::new(load(config)?));
+        Ok(())
+    }
+
+    pub fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.current.load_full())
+    }
+}
+
+/// Sessions that may be resumed by an id; tickets, which cost no memory, are offered first.
+const SESSIONS_MAX: usize = 16_384;
+
+fn load(config: &TlsConfig) -> Result<ServerConfig, TlsError> {
+    let setup = |error: rustls::Error| TlsError::Setup { message: error.to_string() };
+    let chain = certificates(&config.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&config.key).map_err(|error| match error {
+        pem::Error::NoItemsFound => TlsError::Empty { path: config.key.clone(), expected: "private key" },
+        error => TlsError::File { path: config.key.clone(), expected: "a private key", message: error.to_string() },
+    })?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(setup)?;
+    let builder = match &config.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let refuse = |message: String| TlsError::ClientCa { path: path.clone(), message };
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|error| refuse(error.to_string()))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut server = builder.with_single_cert(chain, key).map_err(|error| TlsError::Pair {
+        certificate: config.certificate.clone(),
+        key: config.key.clone(),
+        message: error.to_string(),
+    })?;
+    server.alpn_protocols = vec![b"http/1.1".to_vec()];
+    server.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
+    // A new key for tickets with each load: who was let in by an authority that is gone isn't resumed.
+    server.ticketer = aws_lc_rs::Ticketer::new().map_err(setup)?;
+    Ok(server)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let unreadable = |error: pem::Error| TlsError::File {
+        path: path.to_owned(),
+        expected: "a certificate chain",
+        message: error.to_string(),
+    };
+    let chain = CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
+    if chain.is_empty() {
+        return Err(TlsError::Empty { path: path.to_owned(), expected: "certificate" });
+    }
+    Ok(chain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn self_signed(folder: &Path, name: &str) -> TlsConfig {
+        let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let write = |kind: &str, text: String| {
+            let path = folder.join(format!("{name}.{kind}"));
+            std::fs::write(&path, text).unwrap();
+            path
+        };
+        TlsConfig {
+            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+            certificate: write("cert", signed.cert.pem()),
+            key: write("key", signed.signing_key.serialize_pem()),
+            client_ca: None,
+        }
+    }
+
+    #[test]
+    fn a_bad_file_is_named_and_what_was_loaded_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let good = self_signed(folder.path(), "good");
+        let tls = Tls::new(&good).unwrap();
+        let before = tls.current.load_full();
+        let other = self_signed(folder.path(), "other");
+        let empty = folder.path().join("empty");
+        std::fs::write(&empty, "").unwrap();
+        for (bad, named) in [
+            (TlsConfig { certificate: folder.path().join("missing"), ..good.clone() }, "missing"),
+            (TlsConfig { certificate: empty.clone(), ..good.clone() }, "empty"),
+            (TlsConfig { key: empty.clone(), ..good.clone() }, "empty"),
+            (TlsConfig { key: good.certificate.clone(), ..good.clone() }, "good.cert"),
+            (TlsConfig { key: other.key.clone(), ..good.clone() }, "other.key"),
+            (TlsConfig { client_ca: Some(empty.clone()), ..good.clone() }, "empty"),
+        ] {
+            let message = tls.reload(&bad).unwrap_err().to_string();
+            assert!(message.contains(named), "{message}");
+        }
+        assert!(Arc::ptr_eq(&before, &tls.current.load_full()));
+        tls.reload(&other).unwrap();
+        assert!(!Arc::ptr_eq(&before, &tls.current.load_full()));
+    }
+}

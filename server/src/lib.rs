@@ -1,0 +1,21 @@
+//! The firmware origin: a thin front end on the `sluicegate` engine.
+//!
+//! - [`cli`]: the commands of the binary; [`config`]: what the operator decides;
+//! - [`http`]: sockets, TLS, time limits, requests and replies; [`dialect`]: the platforms' tongues, one folder each;
+//! - [`image`]: image bytes over HTTP, and the links to them; [`downloads`]: served bytes as progress;
+//! - [`auth`], [`secrets`]: who calls, and the keys that lie outside the tables;
+//! - [`app`]: what every handler shares; [`metrics`], [`logging`]: what the operator sees.
+//!
+//! Nothing here decides about upgrades: a dialect decodes, asks the engine, and encodes.
+
+pub mod app;
+pub mod auth;
+pub mod cli;
+pub mod config;
+pub mod dialect;
+pub mod downloads;
+pub mod http;
+pub mod image;
+pub mod logging;
+pub mod metrics;
+pub mod secrets;

@@ -1,0 +1,23 @@
+//! Black-box tests: each starts the real program on a free port with a folder of its own, and speaks to it as devices and operators
+//! do. One program holds them all, so that no file is forgotten and linking is paid once.
+//!
+//! The engine's own tests carry the load; here stands what only the whole can show: the wire, the process, the disk, the crash.
+
+#![allow(clippy::unwrap_used, reason = "a test that meets what it doesn't expect should end there and then")]
+
+mod common;
+
+mod access;
+mod bad_input;
+mod catalog;
+mod check_and_report;
+mod command_line;
+mod damage;
+mod events;
+mod image_range;
+mod observability;
+mod permits;
+mod restart;
+mod signed_links;
+mod tasks;
+mod tls;
