@@ -17,7 +17,9 @@ impl World {
     fn new() -> Self {
         let server = TestServer::start();
         let admin = server.admin();
-        let operator = |organization: &str| admin.with_token(&issue_token(&admin, json!({ "role": "operator", "organization": organization })));
+        let operator = |organization: &str| {
+            admin.with_token(&issue_token(&admin, json!({ "role": "operator", "organization": organization })))
+        };
         let (north, south) = (operator("north"), operator("south"));
         let fleet = Fleet::new(&north, "pump");
         let task = fleet.start_task(&north, json!({}));

@@ -174,7 +174,8 @@ fn a_bulk_import_takes_the_good_lines_and_names_the_bad_ones() {
         "this is no JSON",
         r#"{"product_id":"pump","device_id":"p-3"}"#,
     ];
-    let answer = admin.request("POST", "/api/v1/devices").header("Content-Type", "application/x-ndjson").body(lines.join("\n").as_bytes());
+    let answer =
+        admin.request("POST", "/api/v1/devices").header("Content-Type", "application/x-ndjson").body(lines.join("\n").as_bytes());
     let answer = answer.send().expect(200).text();
     let answered: Vec<Value> = answer.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(answered.len(), 3, "one line for each refused device and the counts: {answer}");

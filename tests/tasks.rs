@@ -9,7 +9,8 @@ fn a_task_is_born_stopped_and_offers_once_it_is_started() {
     let server = TestServer::start();
     let admin = server.admin();
     let fleet = Fleet::new(&admin, "pump");
-    let created = admin.post("/api/v1/tasks", &fleet.task_body(json!({ "name": "spring", "maximum_concurrency": 7 }))).expect(201).json();
+    let created =
+        admin.post("/api/v1/tasks", &fleet.task_body(json!({ "name": "spring", "maximum_concurrency": 7 }))).expect(201).json();
     let path = format!("/api/v1/tasks/{}", id_text(&created["id"]));
     let device = fleet.device(&admin, "p-1");
     assert_eq!(device.refused(&server), "no_task");
@@ -89,15 +90,24 @@ fn scoped(server: &TestServer, scope: Value) -> Vec<(&'static str, bool)> {
     let fleet = Fleet::new(&admin, "pump");
     let version = json!([{ "type": 1, "identify": 0, "version": "1.0" }]);
     let devices = [
-        ("p-1", json!({ "components": version, "tags": { "ring": "canary" }, "attributes": { "site": "north" }, "asset_nodes": ["plant/hall-1"] })),
-        ("p-2", json!({ "components": version, "tags": { "ring": "wide" }, "groups": ["pilot"], "asset_nodes": ["plant/hall-1/line-2"] })),
+        (
+            "p-1",
+            json!({ "components": version, "tags": { "ring": "canary" }, "attributes": { "site": "north" }, "asset_nodes": ["plant/hall-1"] }),
+        ),
+        (
+            "p-2",
+            json!({ "components": version, "tags": { "ring": "wide" }, "groups": ["pilot"], "asset_nodes": ["plant/hall-1/line-2"] }),
+        ),
         ("p-3", json!({ "components": version, "attributes": { "site": "south" }, "asset_nodes": ["plant/hall-11"] })),
     ];
     for (device_id, device) in &devices {
         assert!(admin.put(&format!("/api/v1/products/pump/devices/{device_id}"), device).status < 300);
     }
     fleet.start_task(&admin, json!({ "scope": scope, "policy": "incremental" }));
-    devices.iter().map(|(device_id, _)| (*device_id, fleet.device(&admin, device_id).check(server, "1.0")["upgrade"].is_object())).collect()
+    devices
+        .iter()
+        .map(|(device_id, _)| (*device_id, fleet.device(&admin, device_id).check(server, "1.0")["upgrade"].is_object()))
+        .collect()
 }
 
 #[test]
@@ -111,7 +121,8 @@ fn a_scope_chooses_its_devices() {
         (json!({ "type": "asset_trees", "asset_trees": [{ "tree": "plant", "nodes": ["hall-1"] }] }), vec!["p-1", "p-2"]),
     ] {
         let server = TestServer::start();
-        let offered: Vec<&str> = scoped(&server, scope.clone()).into_iter().filter_map(|(device, offered)| offered.then_some(device)).collect();
+        let offered: Vec<&str> =
+            scoped(&server, scope.clone()).into_iter().filter_map(|(device, offered)| offered.then_some(device)).collect();
         assert_eq!(offered, chosen, "{scope}");
     }
 }
@@ -188,7 +199,8 @@ fn a_failure_is_retried_as_often_as_the_task_allows() {
     let first = device.offered(&server);
     device.report(&server, &first["id"], "failed").expect(200);
     assert_eq!(device.refused(&server), "back_off");
-    let second = wait_until("the retry interval is over", || Some(device.check(&server, "1.0")["upgrade"].clone()).filter(Value::is_object));
+    let second =
+        wait_until("the retry interval is over", || Some(device.check(&server, "1.0")["upgrade"].clone()).filter(Value::is_object));
     assert_ne!(second["id"], first["id"]);
     device.report(&server, &second["id"], "failed").expect(200);
     assert_eq!(count(&admin, &path, "failed"), 1);

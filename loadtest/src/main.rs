@@ -85,7 +85,10 @@ async fn run_with_own_server(options: Options) -> Result<Vec<String>, String> {
     let binary = server_process::find_binary().await?;
     let mut folder = TempDir::with_prefix("sluicegate-loadtest-").map_err(|error| format!("no temporary folder: {error}"))?;
     let home = ServerHome { binary, folder: folder.path().to_owned(), admin_token: format!("loadtest-{:016x}", unique_number()) };
-    let server = ServerProcess::start(&home, "127.0.0.1:0").await?;
+    let server = match options.kill_after {
+        Some(_) => ServerProcess::start_on_lasting_port(&home).await?,
+        None => ServerProcess::start(&home, "127.0.0.1:0").await?,
+    };
     let endpoint = Endpoint::parse(&format!("http://{}", server.address))?;
     let result = run(options, endpoint, &home.admin_token, Some((home.clone(), server))).await;
     let result = match result {

@@ -55,6 +55,19 @@ pub(crate) struct ServerProcess {
 }
 
 impl ServerProcess {
+    /// Starts the server on a port that a restart can have again.
+    ///
+    /// A port that the system picks lies where it also picks the ports of outgoing connections: while the server is down, one of the
+    /// fleet's many attempts to reach it could be given the server's own port, and keep it. Ports below that range are safe.
+    pub(crate) async fn start_on_lasting_port(home: &ServerHome) -> Result<Self, String> {
+        let mut port = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap_or_default();
+        // Somebody may listen on it already.
+        while std::net::TcpListener::bind(("127.0.0.1", port)).is_err() {
+            port = port.checked_add(1).ok_or("no free port above 20000")?;
+        }
+        Self::start(home, &format!("127.0.0.1:{port}")).await
+    }
+
     /// Starts the server on `listen` and waits for its word that it takes connections.
     pub(crate) async fn start(home: &ServerHome, listen: &str) -> Result<Self, String> {
         let log = File::options()

@@ -20,7 +20,7 @@ pub struct App {
     pub secrets: Arc<Secrets>,
     pub links: LinkSigner,
     pub downloads: Arc<Downloads>,
-    pub metrics: Metrics,
+    pub metrics: Arc<Metrics>,
     /// What links begin with, without a slash at its end.
     pub public_url: String,
 }

@@ -4,13 +4,14 @@
 //! - [`http`]: sockets, TLS, time limits, requests and replies; [`dialect`]: the platforms' tongues, one folder each;
 //! - [`image`]: image bytes over HTTP, and the links to them; [`downloads`]: served bytes as progress;
 //! - [`auth`], [`secrets`]: who calls, and the keys that lie outside the tables;
-//! - [`app`]: what every handler shares; [`metrics`], [`logging`]: what the operator sees.
+//! - [`app`]: what every handler shares; [`clock`]: what happens by itself; [`metrics`], [`logging`]: what the operator sees.
 //!
 //! Nothing here decides about upgrades: a dialect decodes, asks the engine, and encodes.
 
 pub mod app;
 pub mod auth;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod dialect;
 pub mod downloads;

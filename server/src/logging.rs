@@ -56,5 +56,5 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or("no message");
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
-    tracing::error!(message, place, thread = thread.name().unwrap_or_default(), "a part of the server failed; this is a bug, please report it");
+    tracing::error!(panic = message, place, thread = thread.name().unwrap_or_default(), "a part of the server failed; this is a bug, please report it");
 }

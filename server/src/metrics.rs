@@ -4,7 +4,7 @@
 //! organization ever becomes one. There is no listener of its own; `/metrics` renders.
 //!
 //! Figures that are states rather than sums (permits, entities, queue) are read from the engine about once a second by the
-//! [`clock`](crate::cli::serve), so that a scrape costs the writer nothing.
+//! [`clock`](crate::clock), so that a scrape costs the writer nothing.
 
 use ::http::{Method, StatusCode};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};

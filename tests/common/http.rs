@@ -22,7 +22,6 @@ impl Client {
         Self { address: self.address.clone(), token: Some(token.to_owned()) }
     }
 
-    #[must_use]
     pub(crate) fn request(&self, method: &str, path: &str) -> Request<'_> {
         let mut headers = Vec::new();
         if let Some(token) = &self.token {
@@ -141,7 +140,11 @@ impl Request<'_> {
         // The answer may come before all was written (an oversized body): then it counts.
         let written = stream.write_all(&self.to_bytes());
         let head = Head::read(BufReader::new(stream));
-        let head = if written.is_err() { head.map_err(|_| io::Error::other("the server closed while the request was sent"))? } else { head? };
+        let head = if written.is_err() {
+            head.map_err(|_| io::Error::other("the server closed while the request was sent"))?
+        } else {
+            head?
+        };
         head.into_response(&method, described)
     }
 
@@ -198,7 +201,15 @@ impl Response {
 
     #[track_caller]
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{}: {error} in {} {:?}", self.request, self.status, self.text()))
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("{}: {error} in {} {:?}", self.request, self.status, self.text()))
+    }
+
+    /// A refusal of what was wrong on purpose.
+    #[track_caller]
+    pub(crate) fn refused_for(self, status: u16, wrong: &Value) -> String {
+        assert_eq!(self.status, status, "{} with {wrong}: {}", self.request, self.text());
+        self.refused(status)
     }
 
     /// Asserts a refusal in the platform's shape, and returns its code.
@@ -209,7 +220,10 @@ impl Response {
         let message = error["message"].as_str().unwrap_or_else(|| panic!("{}: no error.message in {}", self.request, self.text()));
         assert!(!message.trim().is_empty(), "{}: an empty message helps nobody", self.request);
         let code = error["code"].as_str().unwrap_or_else(|| panic!("{}: no error.code in {}", self.request, self.text()));
-        assert!(code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit()), "{code:?} isn't snake_case");
+        assert!(
+            code.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_' || byte.is_ascii_digit()),
+            "{code:?} isn't snake_case"
+        );
         code.to_owned()
     }
 }

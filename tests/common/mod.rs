@@ -11,7 +11,6 @@ pub(crate) use server::{ADMIN_TOKEN, TestServer};
 use std::time::{Duration, Instant};
 
 /// Looks again and again until `condition` gives a value. Waiting for a state, never for a time.
-#[must_use]
 #[track_caller]
 pub(crate) fn wait_until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let since = Instant::now();

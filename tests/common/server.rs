@@ -1,7 +1,7 @@
 //! The program under test, as a process with a folder of its own.
 
-use super::http::Client;
 use super::PATIENCE;
+use super::http::Client;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
@@ -142,19 +142,30 @@ impl TestServer {
     #[track_caller]
     pub(crate) fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
+        self.wait_for_end()
+    }
+
+    /// Its exit status, once something has told it to end.
+    #[track_caller]
+    pub(crate) fn wait_for_end(&mut self) -> ExitStatus {
         let mut process = self.process.take().expect("the server runs");
         let since = Instant::now();
         loop {
             if let Some(status) = process.child.try_wait().unwrap() {
                 return status;
             }
-            assert!(since.elapsed() < PATIENCE, "the server still ran {} s after SIGTERM: {}", PATIENCE.as_secs(), process.log());
+            assert!(since.elapsed() < PATIENCE, "the server still ran after {} s: {}", PATIENCE.as_secs(), process.log());
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process().child), signal).unwrap();
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// For who can't hold the server while it dies.
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_child(&self.process().child)
     }
 
     /// Starts it again on the same folder, after `kill` or `stop`. It gets another port.

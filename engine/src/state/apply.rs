@@ -2,8 +2,9 @@
 
 use super::{Command, Decision, Outcome, State};
 use crate::error::Error;
-use crate::index::{Mark, VersionEntry};
+use crate::index::{Mark, StartKey, VersionEntry};
 use crate::model::*;
+use crate::rollout::Standing;
 use crate::store::{Key, Row};
 use std::sync::Arc;
 
@@ -150,19 +151,27 @@ impl State {
         }
     }
 
-    /// How the device stands with its tasks, where that isn't the ordinary way.
+    /// How the device stands with the tasks that it would be offered, where that isn't the ordinary way.
     fn marks(&self, device: DeviceNumber) -> Vec<Mark> {
         let live = self.live.get(&device).into_iter().flatten().filter_map(|live| match (&live.offer, live.row.not_before) {
             (Some(offer), _) => Some(Mark::Held(Arc::clone(offer))),
             (None, Some(until)) => Some(Mark::BackOff { task: live.row.task, until }),
             (None, None) => None,
         });
-        let done = self.done.get(&device).into_iter().flatten().map(|task| Mark::Done { task: *task });
+        let row = self.device_row(device);
+        let done = row.into_iter().flat_map(|row| {
+            row.components.iter().flat_map(|installed| {
+                let key =
+                    StartKey { product: row.product, component: installed.component, version: Arc::clone(&installed.version) };
+                self.starts.get(&key).into_iter().flatten()
+            })
+        });
+        let done = done.filter(|task| self.standing(**task, device) == Standing::Done).map(|task| Mark::Done { task: *task });
         live.chain(done).collect()
     }
 
     pub(super) fn decision_for_nothing(&self, product: ProductNumber, component: Component, version: &Arc<str>) -> Decision {
-        let key = crate::index::StartKey { product, component, version: Arc::clone(version) };
+        let key = StartKey { product, component, version: Arc::clone(version) };
         if self.targets.contains_key(&key) { Decision::UpToDate } else { Decision::NoTask }
     }
 }

@@ -52,10 +52,7 @@ impl State {
         let view = match rollout::choose(candidates, asker, standing, &Truth(self), &self.limits, at) {
             Verdict::Free(view) => Arc::clone(view),
             Verdict::Wait(wait) => return Ok(Decision::Wait(wait)),
-            Verdict::NotForIt => {
-                self.remember_done(&key, asking.device);
-                return Ok(self.decision_for_nothing(asking.product, component, &version));
-            }
+            Verdict::NotForIt => return Ok(self.decision_for_nothing(asking.product, component, &version)),
         };
         if rules.preview {
             return Ok(Decision::Offer(Arc::new(super::Offer { id: None, task: view, from_version: version, deadline: None })));
@@ -69,7 +66,8 @@ impl State {
         live.iter().filter_map(|live| live.offer.as_ref()).find(|offer| offer.task.row().component == component).cloned()
     }
 
-    fn standing(&self, task: TaskNumber, device: DeviceNumber) -> Standing {
+    /// How the device stands with a task that it holds no permit of.
+    pub(super) fn standing(&self, task: TaskNumber, device: DeviceNumber) -> Standing {
         if let Some(live) = self.live_upgrade(task, device) {
             return live.row.not_before.map_or(Standing::Fresh, |until| Standing::BackOff { until });
         }
@@ -78,23 +76,6 @@ impl State {
             None => Standing::Fresh,
             Some(UpgradeState::Succeeded) if entry.view.row().policy.repeat_after_success => Standing::Fresh,
             Some(_) => Standing::Done,
-        }
-    }
-
-    /// Lets the decision plane know that these tasks are over for the device, so that its next check needn't ask.
-    fn remember_done(&mut self, key: &index::StartKey, device: DeviceNumber) {
-        let over: Vec<TaskNumber> = self
-            .starts
-            .get(key)
-            .into_iter()
-            .flatten()
-            .copied()
-            .filter(|task| self.standing(*task, device) == Standing::Done)
-            .filter(|task| !self.done.get(&device).is_some_and(|done| done.contains(task)))
-            .collect();
-        if !over.is_empty() {
-            self.done.entry(device).or_default().extend(over);
-            self.journal.touched.marks.push(device);
         }
     }
 

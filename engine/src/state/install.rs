@@ -196,7 +196,10 @@ impl State {
         }
         let before = self.devices[number.index()].replace(Arc::clone(&row));
         match &before {
-            Some(before) => self.leave_versions(before),
+            Some(before) => {
+                self.leave_versions(before);
+                self.journal.touched.marks.push(number);
+            }
             None => {
                 self.devices_count += 1;
                 self.devices_fresh.insert((row.product, row.id.clone()), number);
@@ -221,7 +224,6 @@ impl State {
         self.leave_versions(&row);
         self.devices_count -= 1;
         self.devices_fresh.remove(&(row.product, row.id.clone()));
-        self.done.remove(&number);
         if let Some(product) = self.products.get_mut(&row.product) {
             product.devices.remove(number.0);
         }
@@ -402,25 +404,12 @@ impl State {
         if succeeded_before || state == UpgradeState::Succeeded {
             entry.succeeded.insert(device.0);
         }
-        // A device that would otherwise match has to be told, by the decision plane too, that this task is over for it.
-        let row = entry.view.row();
-        let may_repeat = state == UpgradeState::Succeeded && row.policy.repeat_after_success;
-        let version = self.devices.get(device.index()).and_then(Option::as_ref).and_then(|device| device.version(row.component));
-        if !may_repeat && version.is_some_and(|version| row.from_versions.contains(version)) {
-            self.done.entry(device).or_default().push(task);
-        }
     }
 
     /// Forgets an upgrade, finished or not, and says what puts it back; an empty list where there was none.
     fn remove_upgrade(&mut self, task: TaskNumber, device: DeviceNumber) -> Inverse {
         self.journal.touched.marks.push(device);
         self.journal.touched.tasks.push(task);
-        if let Some(done) = self.done.get_mut(&device) {
-            done.retain(|done| *done != task);
-            if done.is_empty() {
-                self.done.remove(&device);
-            }
-        }
         let Some(entry) = self.tasks.get_mut(&task) else { return Inverse::All(Vec::new()) };
         let succeeded_before = entry.succeeded.remove(device.0);
         if let Some(state) = entry.finished.state_of(device) {

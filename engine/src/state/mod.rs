@@ -71,8 +71,6 @@ pub struct State {
     task_names: HashMap<(ProductNumber, Arc<str>), u32>,
     /// Upgrades that are not finished, by device; a device seldom has more than one.
     live: HashMap<DeviceNumber, Vec<LiveUpgrade>>,
-    /// Tasks that a device asked for in vain because its run is over; told to the decision plane so that it needn't ask again.
-    done: HashMap<DeviceNumber, Vec<TaskNumber>>,
     deadlines: BTreeSet<(Timestamp, TaskNumber, DeviceNumber)>,
     permits_held: u64,
     tokens: HashMap<TokenId, Arc<Token>>,
@@ -139,7 +137,6 @@ impl State {
             targets: HashMap::new(),
             task_names: HashMap::new(),
             live: HashMap::new(),
-            done: HashMap::new(),
             deadlines: BTreeSet::new(),
             permits_held: 0,
             tokens: HashMap::new(),

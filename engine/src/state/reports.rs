@@ -26,11 +26,11 @@ impl State {
             return if finished { Ok(unchanged) } else { Err(unknown()) };
         };
         let row = Arc::clone(&live.row);
-        if report.upgrade.offer > row.offer {
+        if report.upgrade.offer > self.event_sequence {
             return Err(unknown());
         }
         // An earlier attempt, or one that has ended: it was counted then.
-        if report.upgrade.offer < row.offer || !row.state.holds_permit() {
+        if report.upgrade.offer != row.offer || !row.state.holds_permit() {
             return Ok(unchanged);
         }
         let detail: Option<Arc<str>> = report.detail.as_deref().map(Into::into);

@@ -33,7 +33,8 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             engine: sluicegate::Limits::default(),
-            connections_max: 20_000,
+            // Fits, with the store's own files, under the 20,000 open files that many systems allow.
+            connections_max: 16_000,
             header_bytes_max: 16 << 10,
             headers_max: HEADERS_MAX_OF_HYPER,
             body_bytes_max: 1 << 20,

@@ -138,8 +138,8 @@ fn resolve_address(option: &'static str, text: &str) -> Result<SocketAddr, Confi
     resolved.ok_or_else(|| ConfigError::Value { option, got: text.to_owned(), expected: "an address and a port as in 127.0.0.1:8080" })
 }
 
-/// Links in offers must fit in 255 characters, of which the rest of a link takes up to 190.
-const PUBLIC_URL_CHARS_MAX: usize = 64;
+/// Links in offers must fit in 255 characters, of which the rest of a link takes 143.
+const PUBLIC_URL_CHARS_MAX: usize = 112;
 
 fn check_public_url(text: String) -> Result<String, ConfigError> {
     let trimmed = text.trim_end_matches('/');
@@ -152,7 +152,7 @@ fn check_public_url(text: String) -> Result<String, ConfigError> {
         _ => Err(ConfigError::Value {
             option: "--public-url",
             got: text,
-            expected: "http:// or https:// and a host, at most 64 characters, without a query",
+            expected: "http:// or https:// and a host, at most 112 characters, without a query",
         }),
     }
 }
@@ -241,7 +241,7 @@ mod tests {
         assert!(with(|a| a.listen = Some("nowhere".into())).contains("--listen is \"nowhere\""));
         assert!(with(|a| a.workers = Some(0)).contains("--workers"));
         assert!(with(|a| a.public_url = Some("ftp://x".into())).contains("--public-url"));
-        assert!(with(|a| a.public_url = Some(format!("http://{}", "x".repeat(80)))).contains("64"));
+        assert!(with(|a| a.public_url = Some(format!("http://{}", "x".repeat(120)))).contains("112"));
         assert!(with(|a| a.tls_listen = Some("127.0.0.1:0".into())).contains("--tls-cert"));
         assert!(with(|a| a.tls_key = Some("key".into())).contains("--tls-listen"));
         assert!(with(|a| a.mqtt_listen = Some("127.0.0.1:0".into())).contains("--mqtt-listen is not in this version"));

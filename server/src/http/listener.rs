@@ -308,7 +308,9 @@ fn refuse(front: &Arc<Front>, mut stream: TcpStream, peer: Peer) {
         let tell = async {
             // Closing with the request unread would reset the connection before the client has read the answer.
             let mut request = [0; 4096];
-            stream.read(&mut request).await?;
+            if stream.read(&mut request).await? == 0 {
+                return Ok(());
+            }
             stream.write_all(FULL).await?;
             stream.shutdown().await
         };
@@ -321,7 +323,7 @@ fn refuse(front: &Arc<Front>, mut stream: TcpStream, peer: Peer) {
 const REFUSALS_MAX: usize = 256;
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\nConnection: close\r\nContent-Type: application/json\r\n\
-Content-Length: 92\r\n\r\n{\"error\":{\"code\":\"full\",\"message\":\"every connection of this server is taken; come back later\"}}";
+Content-Length: 95\r\n\r\n{\"error\":{\"code\":\"full\",\"message\":\"every connection of this server is taken; come back later\"}}";
 
 #[cfg(test)]
 mod tests {

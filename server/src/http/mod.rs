@@ -46,7 +46,10 @@ pub fn bearer(headers: &::http::HeaderMap) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
+mod tests;
+
+#[cfg(test)]
+mod token_tests {
     use super::*;
     use ::http::{HeaderMap, HeaderValue};
 

@@ -9,6 +9,8 @@ use crate::store::{Change, Row};
 use expect_test::{Expect, expect};
 use std::fmt::Write;
 
+mod oracle;
+
 struct Fleet {
     state: State,
     now: Timestamp,

@@ -1,0 +1,224 @@
+//! `serve`: from the configuration to a running server, and in order back down.
+//!
+//! Up: 1. configuration, logs, certificates and ports (what can be refused without touching anything); 2. the folder: engine, keys,
+//! administrator's token; 3. workers, clock, signals; 4. `ready` on standard output.
+//! Down: 1. accept no more; 2. finish what is in flight, for a bounded time; 3. stop the clock; 4. make everything durable.
+
+use super::{Failure, guide, print};
+use crate::app::App;
+use crate::auth::{AdminToken, AdminTokenError, AdminTokenOrigin, Auth};
+use crate::clock::Clock;
+use crate::config::{Config, LogFormat, ServeArguments};
+use crate::downloads::Downloads;
+use crate::http::listener::{Front, Port, Workers};
+use crate::http::tls::Tls;
+use crate::image::LinkSigner;
+use crate::logging::Logging;
+use crate::metrics::Metrics;
+use crate::secrets::Secrets;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sluicegate::{Engine, Options};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
+    let mut config = Config::load(arguments)?;
+    let logging = Logging::start(&config.log)?;
+    let tls = config.tls.as_ref().map(Tls::new).transpose().map_err(|error| Failure::caused(&error))?;
+    fit_connections_to_files(&mut config);
+    let plain_port = Port::open(config.listen, config.workers).map_err(|error| Failure::caused(&error))?;
+    let tls_address = config.tls.as_ref().map(|tls| tls.listen);
+    let tls_port =
+        tls_address.map(|address| Port::open(address, config.workers)).transpose().map_err(|error| Failure::caused(&error))?;
+    let addresses = Addresses { plain: plain_port.address, tls: tls_port.as_ref().map(|port| port.address) };
+
+    let admin_token_text = std::env::var("SLUICEGATE_ADMIN_TOKEN").ok();
+    let (app, admin_origin) = open(config, admin_token_text, addresses.plain, &logging)?;
+    let front = Arc::new(Front::new(Arc::clone(&app), tls));
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
+    let mut signals = runtime.block_on(async { Signals::new() }).map_err(Failure::new)?;
+    let clock = Clock::start(Arc::clone(&app)).map_err(Failure::new)?;
+    let workers = Workers::start(&front, plain_port, tls_port).map_err(Failure::new)?;
+
+    print(&addresses.ready());
+    tell_what_next(&logging, &app, &admin_origin);
+    runtime.block_on(async {
+        while signals.next().await == Asked::Reload {
+            reload(arguments, &front, &logging);
+        }
+    });
+
+    tracing::info!("stopping: no more connections, what is in flight is finished");
+    front.stop.stop();
+    workers.join();
+    clock.stop();
+    app.engine.close();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// Opens the folder and everything in it.
+fn open(
+    config: Config,
+    admin_token: Option<String>,
+    plain: SocketAddr,
+    logging: &Logging,
+) -> Result<(Arc<App>, AdminTokenOrigin), Failure> {
+    let failed = |error: &(dyn std::error::Error + 'static)| Failure::caused(error);
+    // Before the engine, which counts too.
+    let metrics = Arc::new(Metrics::install().map_err(|error| failed(&error))?);
+    let options = Options { folder: config.data.clone(), limits: config.limits.engine.clone() };
+    let engine = Engine::open(options).map_err(|error| match &error {
+        sluicegate::Error::Store(error) => Failure::caused(error),
+        error => Failure::caused(error),
+    })?;
+    let secrets = Arc::new(Secrets::open(&config.data).map_err(|error| failed(&error))?);
+    let admin_token = AdminToken::open(&config.data, admin_token).map_err(|error| match error {
+        AdminTokenError::Environment { .. } => Failure::usage(error),
+        error => Failure::caused(&error),
+    })?;
+    if let AdminTokenOrigin::Made(path) = &admin_token.origin {
+        show_admin_token(logging, admin_token.text(), path);
+    }
+    let app = App {
+        auth: Auth::new(engine.clone(), Arc::clone(&secrets), &admin_token, &config.apps),
+        links: LinkSigner::new(secrets.link_key()),
+        downloads: Arc::new(Downloads::new(engine.clone(), Arc::clone(&metrics))),
+        public_url: config.public_url.clone().unwrap_or_else(|| format!("http://{plain}")),
+        engine,
+        config,
+        secrets,
+        metrics,
+    };
+    Ok((Arc::new(app), admin_token.origin))
+}
+
+/// Where this server listens.
+struct Addresses {
+    plain: SocketAddr,
+    tls: Option<SocketAddr>,
+}
+
+impl Addresses {
+    fn ready(&self) -> String {
+        let tls = self.tls.map(|address| format!(" https={address}")).unwrap_or_default();
+        format!("ready http={}{tls}", self.plain)
+    }
+}
+
+/// Once, at the start that made it.
+fn show_admin_token(logging: &Logging, text: &str, path: &std::path::Path) {
+    match logging.format {
+        LogFormat::Text => eprintln!("administrator's token, made now and kept in {}: {text}", path.display()),
+        LogFormat::Json => tracing::info!(admin_token = text, kept_in = %path.display(), "administrator's token, made now"),
+    }
+}
+
+fn tell_what_next(logging: &Logging, app: &App, admin_origin: &AdminTokenOrigin) {
+    let address = app.public_url();
+    tracing::info!(data = %app.config.data.display(), address, workers = app.config.workers, "accepting connections");
+    let lines = guide::lines(address, admin_origin);
+    match logging.format {
+        LogFormat::Text => eprintln!("\nTo see it work, paste this in another shell:\n\n{lines}\n"),
+        LogFormat::Json => tracing::info!(paste = lines, "to see it work, paste these lines in a shell"),
+    }
+}
+
+/// Each connection is an open file, and the store and the images need some. The system's bound is raised as far as this user may;
+/// where that isn't enough, fewer connections are taken.
+fn fit_connections_to_files(config: &mut Config) {
+    const OWN_FILES: u64 = 512;
+    let wanted = config.limits.connections_max as u64 + OWN_FILES;
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current.is_none_or(|current| current >= wanted) {
+        return;
+    }
+    let reachable = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: Some(reachable), maximum: limit.maximum });
+    let available = if raised.is_ok() { reachable } else { limit.current.unwrap_or_default() };
+    if available < wanted {
+        let connections_max = available.saturating_sub(OWN_FILES).max(64);
+        tracing::warn!(
+            open_files = available,
+            connections_max,
+            "fewer connections are taken than configured; raise the limit of open files (ulimit -n)"
+        );
+        config.limits.connections_max = usize::try_from(connections_max).unwrap_or(config.limits.connections_max);
+    }
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Reload,
+    Stop,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        // Cancel-safe: a signal that came is remembered until it is received.
+        tokio::select! {
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+            _ = self.hang_up.recv() => Asked::Reload,
+        }
+    }
+}
+
+/// Takes over what can change while connections stay: certificates, applications, the log level. Each part that is wrong stays as
+/// it was.
+fn reload(arguments: &ServeArguments, front: &Front, logging: &Logging) {
+    let config = match Config::load(arguments) {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!(%error, "the configuration was not taken over; the old one stays");
+            return;
+        }
+    };
+    if let Err(error) = logging.reload(&config.log) {
+        tracing::error!(%error, "the log level was not taken over; the old one stays");
+    }
+    match (&front.tls, &config.tls) {
+        (Some(tls), Some(files)) => match tls.reload(files) {
+            Ok(()) => tracing::info!(certificate = %files.certificate.display(), "new connections get the certificate as it is now"),
+            Err(error) => tracing::error!(%error, "the certificate was not taken over; the old one stays"),
+        },
+        (None, None) => {}
+        _ => tracing::warn!("TLS is switched on or off by a restart only"),
+    }
+    front.app.auth.set_apps(&config.apps);
+    tracing::info!(applications = config.apps.len(), "applications taken over");
+    warn_of_what_needs_a_restart(&front.app.config, &config);
+}
+
+fn warn_of_what_needs_a_restart(old: &Config, new: &Config) {
+    let tls_listen = |config: &Config| config.tls.as_ref().map(|tls| tls.listen);
+    let changed = [
+        ("data", old.data != new.data),
+        ("listen", old.listen != new.listen),
+        ("tls_listen", tls_listen(old) != tls_listen(new)),
+        ("public_url", old.public_url != new.public_url),
+        ("workers", old.workers != new.workers),
+        ("registration", old.registration != new.registration),
+        ("images", old.images != new.images),
+    ];
+    for (key, _) in changed.into_iter().filter(|(_, is_changed)| *is_changed) {
+        tracing::warn!(key, "this change takes effect at the next start");
+    }
+}

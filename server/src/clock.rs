@@ -1,0 +1,72 @@
+//! What happens by itself: deadlines, schedules, and the figures of the operator.
+//!
+//! One thread calls [`Engine::tick`] when it asked to be called, and at least every second; a tick ends before the next begins.
+
+use crate::app::App;
+use sluicegate::Engine;
+use sluicegate::model::Timestamp;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// The thread that ticks; it ends when this is stopped or dropped.
+#[derive(Debug)]
+pub struct Clock {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+/// A deadline is at most this late, should the wall clock jump.
+const TICK_EVERY: Duration = Duration::from_secs(1);
+/// A busy engine that always wants to be called at once doesn't get all of a core.
+const TICK_PAUSE_MIN: Duration = Duration::from_millis(20);
+/// Every so many ticks, what rests in memory is looked through.
+const SWEEP_EVERY_TICKS: u32 = 60;
+
+impl Clock {
+    pub fn start(app: Arc<App>) -> io::Result<Self> {
+        let (stop, stopped) = mpsc::channel();
+        let run = move || {
+            let mut ticks = 0_u32;
+            let mut wait = Duration::ZERO;
+            while matches!(stopped.recv_timeout(wait), Err(RecvTimeoutError::Timeout)) {
+                wait = tick(&app.engine, app.now());
+                refresh(&app);
+                ticks = ticks.wrapping_add(1);
+                if ticks.is_multiple_of(SWEEP_EVERY_TICKS) {
+                    app.downloads.forget_resting(app.now());
+                }
+            }
+        };
+        Ok(Self { stop, thread: std::thread::Builder::new().name("clock".to_owned()).spawn(run)? })
+    }
+
+    /// Ends after the tick that runs.
+    pub fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            tracing::error!("the clock ended by a panic; the stop goes on");
+        }
+    }
+}
+
+/// How long to wait for the next.
+fn tick(engine: &Engine, now: Timestamp) -> Duration {
+    match engine.tick(now).wait() {
+        Ok(Some(next)) => Duration::from_millis(next.0.saturating_sub(now.0)).clamp(TICK_PAUSE_MIN, TICK_EVERY),
+        Ok(None) => TICK_EVERY,
+        Err(error) => {
+            tracing::warn!(%error, "what is due could not be moved; it is tried again in a second");
+            TICK_EVERY
+        }
+    }
+}
+
+fn refresh(app: &App) {
+    if let Ok(totals) = app.engine.read_blocking(|state| state.totals()) {
+        app.metrics.state(&totals, app.engine.is_writable());
+    }
+    app.metrics.run_upkeep();
+}

@@ -1,0 +1,107 @@
+//! A device asks what to do, and tells how it goes.
+
+use super::decode::{self, CheckBody, ReportBody};
+use super::encode::{OfferShown, url_of};
+use super::failure::Failure;
+use super::{Answer, access};
+use crate::app::App;
+use crate::http::{Query, Reply, Request, json, json_bytes, read_body, retry_after};
+use ::http::StatusCode;
+use bytes::Bytes;
+use serde::Serialize;
+use sluicegate::model::{Role, UpgradeId};
+use sluicegate::{Check, CheckRules, Checked, Decision, DeviceRef, Entity, Error, Offer, Report};
+
+/// A check or a report with every field at its bound; nobody may make a server hold more for a device.
+const BODY_BYTES_MAX: usize = 16 << 10;
+/// When a device that has nothing to do should ask again. Five minutes bring a new task to the whole fleet soon, and a million
+/// devices that ask this often are some 3,300 checks a second.
+const NOTHING_RETRY_AFTER_S: u32 = 300;
+
+pub(super) async fn check(app: &App, request: Request) -> Answer {
+    let now = app.now();
+    let caller = access::caller(app, request.headers(), now)?;
+    let limit = BODY_BYTES_MAX.min(app.config.limits.body_bytes_max);
+    let (parts, body) = read_body(request, limit).await?;
+    let asked: CheckBody<'_> = decode::parse(&body)?;
+    access::may_open_device(&caller, &asked.product_id, &asked.device_id)?;
+    let organization = match parts.uri.query() {
+        None => caller.organization.clone(),
+        query => access::organization(app, &caller, &Query::parse(query)?)?,
+    };
+    let preview = caller.role != Role::Device;
+    let check = Check {
+        device: DeviceRef { organization: &organization, product_id: &asked.product_id, device_id: &asked.device_id },
+        component: decode::component(asked.component_type, asked.identify),
+        version: &asked.version,
+        rules: CheckRules { preview, only_while_started: false, register: !preview && app.registers() },
+    };
+    let decision = match app.engine.check(&check, now) {
+        Checked::Decided(decision) => decision,
+        Checked::Ask => app.engine.decide(&check, now).await?,
+    };
+    if !preview {
+        app.metrics.check(&decision);
+    }
+    Ok(match decision {
+        Decision::UpToDate => nothing("up_to_date", NOTHING_RETRY_AFTER_S),
+        Decision::NoTask => nothing("no_task", NOTHING_RETRY_AFTER_S),
+        Decision::Wait(wait) => nothing(wait.reason.name(), wait.retry_after_s.max(1)),
+        Decision::Offer(offer) => {
+            let url = url_of(app, &offer.task.row().artifact, offer.id, now);
+            offered(&offer, &url)
+        }
+    })
+}
+
+#[derive(Serialize)]
+struct Offered<'a> {
+    upgrade: OfferShown<'a>,
+}
+
+fn offered(offer: &Offer, url: &str) -> Reply {
+    json(StatusCode::OK, &Offered { upgrade: OfferShown::new(offer, url) })
+}
+
+fn nothing(reason: &'static str, retry_after_s: u32) -> Reply {
+    // The reasons are ours and need no escaping.
+    let body = format!(r#"{{"upgrade":null,"reason":"{reason}","retry_after_s":{retry_after_s}}}"#);
+    retry_after(json_bytes(StatusCode::OK, Bytes::from(body)), retry_after_s)
+}
+
+pub(super) async fn report(app: &App, request: Request) -> Answer {
+    let now = app.now();
+    let caller = access::caller(app, request.headers(), now)?;
+    if !matches!(caller.role, Role::Device | Role::Admin) {
+        let role = caller.role.name();
+        return Err(Failure::forbidden(format!("only the device itself reports, with its own token; got {role}'s token")));
+    }
+    let limit = BODY_BYTES_MAX.min(app.config.limits.body_bytes_max);
+    let (parts, body) = read_body(request, limit).await?;
+    let told: ReportBody<'_> = decode::parse(&body)?;
+    access::may_open_device(&caller, &told.product_id, &told.device_id)?;
+    let organization = access::organization(app, &caller, &Query::parse(parts.uri.query())?)?;
+    let (state, percent) = (told.state()?, told.percent()?);
+    // A text that is no id names an upgrade that isn't there.
+    let upgrade: UpgradeId = told.upgrade_id.parse().map_err(|_| Error::not_found(Entity::Upgrade, &told.upgrade_id))?;
+    let device = DeviceRef { organization: &organization, product_id: &told.product_id, device_id: &told.device_id }.to_owned();
+    app.engine.report(Report { device, upgrade, state, percent, detail: told.detail }, now).await?;
+    Ok(json_bytes(StatusCode::OK, Bytes::from_static(b"{}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::BodyExt as _;
+
+    #[test]
+    fn a_no_says_why_and_when_to_come_back_in_body_and_header() {
+        let reply = nothing("cap", 17);
+        assert_eq!(reply.headers()["retry-after"], "17");
+        let body = reply.into_body().collect();
+        let body = std::pin::pin!(body);
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        let std::task::Poll::Ready(Ok(body)) = std::future::Future::poll(body, &mut context) else { panic!("the body is at hand") };
+        assert_eq!(body.to_bytes(), r#"{"upgrade":null,"reason":"cap","retry_after_s":17}"#);
+    }
+}

@@ -1,0 +1,174 @@
+//! Why a call was refused, as `{"error":{"code":"snake_case","message":"expected and got, and what to do"}}`.
+//!
+//! The code is for programs and never changes its meaning; the message is for people. `docs/api.md` lists the codes.
+
+use crate::auth::{AuthError, Forbidden};
+use crate::dialect::common::status;
+use crate::dialect::common::upload::UploadError;
+use crate::http::path::PathError;
+use crate::http::{BodyError, Reply, Request, json, retry_after, with_header};
+use ::http::StatusCode;
+use ::http::header::{ALLOW, WWW_AUTHENTICATE};
+use serde::Serialize;
+use sluicegate::Error;
+use sluicegate::image::{ImageError, IngestError};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) status: StatusCode,
+    pub(super) code: &'static str,
+    pub(super) message: String,
+    pub(super) retry_after_s: Option<u32>,
+    /// Of a path that is there, but not with this method.
+    allow: Option<&'static str>,
+}
+
+/// `error` of a reply, and of a line about a refused device.
+#[derive(Debug, Serialize)]
+pub(super) struct ErrorShown<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
+impl Failure {
+    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after_s: None, allow: None }
+    }
+
+    /// A value is malformed or out of its range.
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_argument", message)
+    }
+
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    pub(super) fn unavailable(code: &'static str, retry_after_s: u32, message: impl Into<String>) -> Self {
+        Self { retry_after_s: Some(retry_after_s), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, message) }
+    }
+
+    pub(super) fn no_route(request: &Request) -> Self {
+        let path = shortened(request.uri().path(), 120);
+        Self::new(StatusCode::NOT_FOUND, "route_not_found", format!("nothing answers at {path}; see /openapi.json for what does"))
+    }
+
+    pub(super) fn wrong_method(allow: &'static str) -> Self {
+        let message = format!("this path takes {allow} only");
+        Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message) }
+    }
+
+    pub(super) fn shown(&self) -> ErrorShown<'_> {
+        ErrorShown { code: self.code, message: &self.message }
+    }
+
+    pub(super) fn into_reply(self) -> Reply {
+        #[derive(Serialize)]
+        struct Wrapped<'a> {
+            error: ErrorShown<'a>,
+        }
+        let mut reply = json(self.status, &Wrapped { error: self.shown() });
+        if let Some(allow) = self.allow {
+            reply = with_header(reply, ALLOW, allow);
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            reply = with_header(reply, WWW_AUTHENTICATE, "Bearer");
+        }
+        match self.retry_after_s {
+            Some(seconds) => retry_after(reply, seconds),
+            None => reply,
+        }
+    }
+}
+
+/// The start of a text that came from outside, for a message.
+pub(super) fn shortened(text: &str, chars_max: usize) -> String {
+    text.chars().take(chars_max).collect()
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let status = status::status(&error);
+        Self { retry_after_s: status.retry_after_s, ..Self::new(status.http, status.code, error.to_string()) }
+    }
+}
+
+impl From<AuthError> for Failure {
+    fn from(error: AuthError) -> Self {
+        let (code, message) = match error {
+            AuthError::Missing => ("token_missing", "no token came with the call; send it as Authorization: Bearer TOKEN"),
+            AuthError::Unknown => ("token_unknown", "the token is not known here, or was revoked; get a new one from an operator"),
+            AuthError::Expired => ("token_expired", "the token has expired; get a new one from an operator"),
+        };
+        Self::new(StatusCode::UNAUTHORIZED, code, message)
+    }
+}
+
+impl From<Forbidden> for Failure {
+    fn from(error: Forbidden) -> Self {
+        Self::forbidden(error.to_string())
+    }
+}
+
+impl From<PathError> for Failure {
+    fn from(error: PathError) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_url", error.to_string())
+    }
+}
+
+impl From<BodyError> for Failure {
+    fn from(error: BodyError) -> Self {
+        let code = match error {
+            BodyError::TooLarge { .. } => "body_too_large",
+            BodyError::TooSlow => "body_too_slow",
+            BodyError::Broken => "body_incomplete",
+        };
+        Self::new(error.status(), code, error.to_string())
+    }
+}
+
+impl From<UploadError> for Failure {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Header(message) => Self::new(StatusCode::BAD_REQUEST, "invalid_header", message),
+            UploadError::Body(error) => error.into(),
+            UploadError::Ingest(error) => error.into(),
+            UploadError::Engine(error) => error.into(),
+            UploadError::Stopping => Self::unavailable("stopping", 5, error.to_string()),
+        }
+    }
+}
+
+impl From<IngestError> for Failure {
+    fn from(error: IngestError) -> Self {
+        let message = error.to_string();
+        match error {
+            IngestError::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "image_too_large", message),
+            IngestError::Size { .. } => Self::new(StatusCode::BAD_REQUEST, "size_mismatch", message),
+            IngestError::Digest { .. } => Self::new(StatusCode::BAD_REQUEST, "digest_mismatch", message),
+            IngestError::Full { .. } => {
+                Self { retry_after_s: Some(30), ..Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", message) }
+            }
+            error => {
+                tracing::error!(error = &error as &dyn std::error::Error, "an image could not be taken in");
+                Self::unavailable("store_failed", 60, message)
+            }
+        }
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        let message = error.to_string();
+        match error {
+            ImageError::Missing { .. } => Self::new(StatusCode::NOT_FOUND, "image_missing", message),
+            ImageError::WrongSize { .. } | ImageError::Damaged { .. } => {
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, "image_damaged", message)
+            }
+            error => {
+                tracing::error!(error = &error as &dyn std::error::Error, "an image could not be read");
+                Self::unavailable("image_unreadable", 60, message)
+            }
+        }
+    }
+}
