@@ -76,7 +76,7 @@ pub fn parse(header: &str, size: u64) -> RangeRequest {
     //= https://www.rfc-editor.org/rfc/rfc9110#section-14.2
     //# An origin server MUST ignore a Range header field that contains a range unit it does not understand.
     //= https://www.rfc-editor.org/rfc/rfc9110#section-14.1
-    //# Range units names are case-insensitive
+    //# Range unit names are case-insensitive
     if !unit.trim_matches(WHITESPACE).eq_ignore_ascii_case("bytes") {
         return RangeRequest::Whole;
     }

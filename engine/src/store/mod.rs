@@ -149,27 +149,5 @@ impl StoreError {
     }
 }
 
-// STUB-BEGIN
-#[derive(Debug)]
-pub struct SqliteStore;
-impl SqliteStore {
-    pub fn open(_: &std::path::Path, _: &mut dyn FnMut(Loaded)) -> Result<(SqliteStore, Arc<SqliteArchive>, Opened), StoreError> {
-        todo!()
-    }
-}
-impl Store for SqliteStore {
-    fn commit(&mut self, _: &Group) -> Result<(), StoreError> {
-        todo!()
-    }
-}
-#[derive(Debug)]
-pub struct SqliteArchive;
-impl Archive for SqliteArchive {
-    fn upgrades(&self, _: &UpgradeQuery, _: u64) -> Result<Vec<Upgrade>, StoreError> {
-        todo!()
-    }
-    fn events(&self, _: u64, _: usize, _: u64) -> Result<Vec<Event>, StoreError> {
-        todo!()
-    }
-}
-// STUB-END
+mod quick;
+pub use quick::{SqliteArchive, SqliteStore, VerifyReport};
