@@ -188,7 +188,7 @@ fn numbers_may_come_as_numeric_text() {
 fn a_body_that_is_no_json_is_refused() {
     let server = TestServer::start();
     let admin = server.admin();
-    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
     let bodies: [&[u8]; 9] =
         [b"", b"{", b"null", b"[]", b"\"text\"", b"{\"product_id\":\"\xff\xfe\"}", b"{\"a\":1}{\"b\":2}", b"\x00", deep.as_bytes()];
     for path in ["/api/v1/check", "/api/v1/report", "/api/v1/tasks", "/api/v1/firmware", "/api/v1/tokens"] {

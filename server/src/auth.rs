@@ -269,7 +269,8 @@ fn no_secret(error: &SecretError) -> Error {
 /// The id and the secret of a token's text.
 fn split(token: &str) -> Option<(TokenId, &str)> {
     let (id, secret) = token.split_once('.')?;
-    let is_secret = secret.len() == SECRET_CHARS && secret.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    let is_secret =
+        secret.len() == SECRET_CHARS && secret.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
     if is_secret { Some((id.parse().ok()?, secret)) } else { None }
 }
 
@@ -310,7 +311,9 @@ pub enum AdminTokenOrigin {
 
 #[derive(Debug, thiserror::Error)]
 pub enum AdminTokenError {
-    #[error("SLUICEGATE_ADMIN_TOKEN has {got} characters, expected 1 to {TOKEN_CHARS_MAX} visible ASCII ones without blanks; set another")]
+    #[error(
+        "SLUICEGATE_ADMIN_TOKEN has {got} characters, expected 1 to {TOKEN_CHARS_MAX} visible ASCII ones without blanks; set another"
+    )]
     Environment { got: usize },
     #[error("{} holds no token of 1 to {TOKEN_CHARS_MAX} visible characters; delete it to have a new one made", path.display())]
     File { path: PathBuf },
@@ -425,7 +428,11 @@ mod tests {
         assert_eq!(check_token(&access, SECRET, TokenPurpose::Access, before), Ok(()));
         assert_eq!(check_token(&access, SECRET, TokenPurpose::Access, end), Err(AuthError::Expired));
         let wrong = SECRET.replace('A', "B");
-        assert_eq!(check_token(&access, &wrong, TokenPurpose::Access, end), Err(AuthError::Unknown), "nothing is told to a stranger");
+        assert_eq!(
+            check_token(&access, &wrong, TokenPurpose::Access, end),
+            Err(AuthError::Unknown),
+            "nothing is told to a stranger"
+        );
     }
 
     #[test]

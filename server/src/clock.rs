@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The thread that ticks; it ends when this is stopped or dropped.
 #[derive(Debug)]
@@ -22,20 +22,27 @@ pub struct Clock {
 const TICK_EVERY: Duration = Duration::from_secs(1);
 /// A busy engine that always wants to be called at once doesn't get all of a core.
 const TICK_PAUSE_MIN: Duration = Duration::from_millis(20);
-/// Every so many ticks, what rests in memory is looked through.
-const SWEEP_EVERY_TICKS: u32 = 60;
+/// Figures are this old at most.
+const REFRESH_EVERY: Duration = Duration::from_secs(1);
+/// What rests in memory is looked through this often.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 impl Clock {
     pub fn start(app: Arc<App>) -> io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
         let run = move || {
-            let mut ticks = 0_u32;
             let mut wait = Duration::ZERO;
+            let mut refresh_due = Instant::now();
+            let mut sweep_due = refresh_due + SWEEP_EVERY;
             while matches!(stopped.recv_timeout(wait), Err(RecvTimeoutError::Timeout)) {
                 wait = tick(&app.engine, app.now());
-                refresh(&app);
-                ticks = ticks.wrapping_add(1);
-                if ticks.is_multiple_of(SWEEP_EVERY_TICKS) {
+                let now = Instant::now();
+                if now >= refresh_due {
+                    refresh_due = now + REFRESH_EVERY;
+                    refresh(&app);
+                }
+                if now >= sweep_due {
+                    sweep_due = now + SWEEP_EVERY;
                     app.downloads.forget_resting(app.now());
                 }
             }

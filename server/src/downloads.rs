@@ -8,6 +8,7 @@
 //!   - Serving never waits for the engine: a command that finds the queue full is counted and forgotten, the next step tells more.
 
 use crate::app;
+use crate::image::CountServed;
 use crate::metrics::Metrics;
 use dashmap::DashMap;
 use sluicegate::Engine;
@@ -47,14 +48,6 @@ impl Downloads {
         Self { engine, metrics, entries: DashMap::new(), count: AtomicUsize::new(0) }
     }
 
-    /// `bytes` more of the image of `upgrade` went out; `size` is the whole of it.
-    pub fn served(&self, upgrade: UpgradeId, bytes: u64, size: u64) {
-        let now = app::now();
-        if let Some(percent) = self.step(upgrade, bytes, size, now) {
-            self.tell(upgrade, percent, now);
-        }
-    }
-
     /// Adds up; the percent where it is worth telling.
     fn step(&self, upgrade: UpgradeId, bytes: u64, size: u64, now: Timestamp) -> Option<u8> {
         if !self.entries.contains_key(&upgrade) && self.count.load(Ordering::Relaxed) >= ENTRIES_MAX {
@@ -67,7 +60,8 @@ impl Downloads {
         download.served_bytes = download.served_bytes.saturating_add(bytes);
         download.touched_at = now;
         let percent = percent(download.served_bytes, size);
-        let is_worth_telling = percent > download.percent_told && (percent == 100 || percent - download.percent_told >= STEP_PERCENT);
+        let is_worth_telling =
+            percent > download.percent_told && (percent == 100 || percent - download.percent_told >= STEP_PERCENT);
         if is_worth_telling {
             download.percent_told = percent;
         }
@@ -93,6 +87,15 @@ impl Downloads {
             }
             keep
         });
+    }
+}
+
+impl CountServed for Downloads {
+    fn served(&self, upgrade: UpgradeId, bytes: u64, size_bytes: u64) {
+        let now = app::now();
+        if let Some(percent) = self.step(upgrade, bytes, size_bytes, now) {
+            self.tell(upgrade, percent, now);
+        }
     }
 }
 

@@ -22,7 +22,9 @@ impl Logging {
         let (filter, handle) = reload::Layer::new(filter(config)?);
         let registry = tracing_subscriber::registry().with(filter);
         let started = match format {
-            LogFormat::Text => registry.with(fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal())).try_init(),
+            LogFormat::Text => {
+                registry.with(fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal())).try_init()
+            }
             LogFormat::Json => registry.with(fmt::layer().json().flatten_event(true).with_writer(std::io::stderr)).try_init(),
         };
         if let Err(error) = started {
@@ -56,5 +58,10 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let message = panic.payload_as_str().unwrap_or("no message");
     let place = panic.location().map(ToString::to_string).unwrap_or_default();
     let thread = std::thread::current();
-    tracing::error!(panic = message, place, thread = thread.name().unwrap_or_default(), "a part of the server failed; this is a bug, please report it");
+    tracing::error!(
+        panic = message,
+        place,
+        thread = thread.name().unwrap_or_default(),
+        "a part of the server failed; this is a bug, please report it"
+    );
 }

@@ -253,7 +253,10 @@ fn describe() {
     describe_counter!("sluicegate_checks_total", "Checks of devices, by what was decided");
     describe_gauge!("sluicegate_connections", "Connections open now");
     describe_counter!("sluicegate_connections_refused_total", "Connections refused because all were taken");
-    describe_counter!("sluicegate_connections_timed_out_total", "Connections given up because the client was silent or took nothing");
+    describe_counter!(
+        "sluicegate_connections_timed_out_total",
+        "Connections given up because the client was silent or took nothing"
+    );
     describe_counter!("sluicegate_tls_handshakes_failed_total", "TLS handshakes that came to nothing");
     describe_counter!("sluicegate_image_bytes_served_total", Unit::Bytes, "Bytes of images handed to the network");
     describe_counter!("sluicegate_download_progress_failed_total", "Served bytes that could not be recorded as progress");

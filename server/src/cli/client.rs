@@ -8,8 +8,11 @@ use hyper::body::{Body, Frame, SizeHint};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use indicatif::ProgressBar;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{DigitallySignedStruct, RootCertStore, SignatureScheme};
 use serde_json::Value;
 use std::fs::File;
 use std::io::{self, Read};
@@ -39,6 +42,8 @@ pub(super) enum CallError {
     Usage(String),
     #[error("no server answers at {server}; start one with `sluicegate serve` or name another with --server")]
     Connect { server: String, source: io::Error },
+    #[error("{server} is not to be trusted or speaks no TLS; check the URL, and give its authority's certificates with --ca-cert")]
+    Untrusted { server: String, source: io::Error },
     #[error("the connection to {server} broke; try again")]
     Broken { server: String, source: hyper::Error },
     #[error("{server} gave no answer within {seconds} s; try again or look at its logs")]
@@ -109,7 +114,9 @@ impl Client {
         let url = ServerUrl::parse(&arguments.server)?;
         let tls = match (&arguments.ca_cert, url.is_https) {
             (Some(path), true) => Some(Arc::new(trust(path)?)),
-            (None, true) => return Err(CallError::Usage("--server is https://, which needs --ca-cert FILE to trust it".to_owned())),
+            (None, true) => {
+                return Err(CallError::Usage("--server is https://, which needs --ca-cert FILE to trust it".to_owned()));
+            }
             (_, false) => None,
         };
         let from_environment = |name| std::env::var(name).ok().filter(|text| !text.is_empty());
@@ -190,7 +197,8 @@ impl Client {
             Some(config) => {
                 let name = ServerName::try_from(self.url.host.clone())
                     .map_err(|_| CallError::Usage(format!("--server {} has no name that a certificate can have", self.url.text)))?;
-                let stream = tokio_rustls::TlsConnector::from(Arc::clone(config)).connect(name, stream).await.map_err(failed)?;
+                let stream = tokio_rustls::TlsConnector::from(Arc::clone(config)).connect(name, stream).await;
+                let stream = stream.map_err(|source| CallError::Untrusted { server: self.url.text.clone(), source })?;
                 self.handshake(stream).await
             }
         }
@@ -210,7 +218,9 @@ impl Client {
 
 impl ServerUrl {
     fn parse(text: &str) -> Result<Self, CallError> {
-        let refuse = || CallError::Usage(format!("--server is {text:?}, expected http:// or https:// with a host, as in http://127.0.0.1:8080"));
+        let refuse = || {
+            CallError::Usage(format!("--server is {text:?}, expected http:// or https:// with a host, as in http://127.0.0.1:8080"))
+        };
         let uri: ::http::Uri = text.parse().map_err(|_| refuse())?;
         let is_https = match uri.scheme_str() {
             Some("http") => false,
@@ -231,21 +241,74 @@ impl ServerUrl {
     }
 }
 
+/// Trusts what these certificates signed.
 fn trust(path: &Path) -> Result<rustls::ClientConfig, CallError> {
     let refuse = |message: String| CallError::Usage(format!("--ca-cert {}: {message}; give certificates in PEM", path.display()));
-    let mut roots = rustls::RootCertStore::empty();
-    for certificate in CertificateDer::pem_file_iter(path).map_err(|error| refuse(error.to_string()))? {
-        let certificate = certificate.map_err(|error| refuse(error.to_string()))?;
-        roots.add(certificate).map_err(|error| refuse(error.to_string()))?;
+    let certificates: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| refuse(error.to_string()))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in &certificates {
+        roots.add(certificate.clone()).map_err(|error| refuse(error.to_string()))?;
     }
     if roots.is_empty() {
         return Err(refuse("it holds no certificate".to_owned()));
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let authority = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .build()
+        .map_err(|error| refuse(error.to_string()))?;
     let builder = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| refuse(error.to_string()))?;
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+    let verifier = Arc::new(AuthorityOrItself { authority, certificates });
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// The usual check, and beside it: the very certificate that was given is trusted for itself. A self-signed one, as many a first
+/// server has, is an authority by its own account, and those are refused as servers.
+#[derive(Debug)]
+struct AuthorityOrItself {
+    authority: Arc<WebPkiServerVerifier>,
+    certificates: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for AuthorityOrItself {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.authority.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        verified.or_else(|error| match self.certificates.iter().any(|trusted| trusted == end_entity) {
+            true => Ok(ServerCertVerified::assertion()),
+            false => Err(error),
+        })
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.authority.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.authority.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.authority.supported_verify_schemes()
+    }
 }
 
 /// What a call sends.
@@ -349,11 +412,8 @@ pub(super) fn encode(text: &str) -> String {
 
 /// A bar on standard error; nothing where that is not a terminal.
 pub(super) fn progress_bar(length: u64, what: &'static str, in_bytes: bool) -> ProgressBar {
-    let template = if in_bytes {
-        "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}"
-    } else {
-        "{msg} [{bar:30}] {percent}% {eta}"
-    };
+    let template =
+        if in_bytes { "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec} {eta}" } else { "{msg} [{bar:30}] {percent}% {eta}" };
     let bar = ProgressBar::new(length);
     if let Ok(style) = indicatif::ProgressStyle::with_template(template) {
         bar.set_style(style.progress_chars("=> "));

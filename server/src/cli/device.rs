@@ -47,7 +47,9 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
         print(&format!("{} accepted, {} refused", counts.accepted, counts.refused));
     }
     if counts.refused > 0 {
-        return Err(Failure::new("some devices were refused; mend those lines and import the file again, the others stay as they are"));
+        return Err(Failure::new(
+            "some devices were refused; mend those lines and import the file again, the others stay as they are",
+        ));
     }
     Ok(())
 }

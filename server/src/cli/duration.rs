@@ -22,7 +22,9 @@ mod tests {
 
     #[test]
     fn spans_are_read_as_people_write_them() {
-        for (text, seconds) in [("2h", 7_200), ("90m", 5_400), ("30d", 2_592_000), ("1h 30m", 5_400), ("45s", 45), ("3600", 3_600), (" 1d ", 86_400)] {
+        for (text, seconds) in
+            [("2h", 7_200), ("90m", 5_400), ("30d", 2_592_000), ("1h 30m", 5_400), ("45s", 45), ("3600", 3_600), (" 1d ", 86_400)]
+        {
             assert_eq!(parse_seconds(text), Ok(seconds), "{text}");
         }
         for text in ["", "0", "-1h", "soon", "1 fortnight", "0.1s", "100000d"] {

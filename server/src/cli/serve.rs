@@ -196,7 +196,9 @@ fn reload(arguments: &ServeArguments, front: &Front, logging: &Logging) {
     }
     match (&front.tls, &config.tls) {
         (Some(tls), Some(files)) => match tls.reload(files) {
-            Ok(()) => tracing::info!(certificate = %files.certificate.display(), "new connections get the certificate as it is now"),
+            Ok(()) => {
+                tracing::info!(certificate = %files.certificate.display(), "new connections get the certificate as it is now")
+            }
             Err(error) => tracing::error!(%error, "the certificate was not taken over; the old one stays"),
         },
         (None, None) => {}

@@ -56,7 +56,11 @@ pub(super) fn run(command: &Command) -> Result<(), Failure> {
         client.require_token()?;
         let (method, path) = work;
         let task = client.call(method, &path, Upload::empty(), &[]).await?.accepted()?.json()?;
-        if common.json { print_json(&task) } else { print(&details(&task)) }
+        if common.json {
+            print_json(&task)
+        } else {
+            print(&details(&task))
+        }
         Ok(())
     })
 }
@@ -145,7 +149,9 @@ fn text(value: &Value, key: &str) -> String {
     match value.get(key) {
         None | Some(Value::Null) => String::new(),
         Some(Value::String(text)) => text.clone(),
-        Some(Value::Array(items)) => items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect::<Vec<_>>().join(","),
+        Some(Value::Array(items)) => {
+            items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned)).collect::<Vec<_>>().join(",")
+        }
         Some(other) => other.to_string(),
     }
 }

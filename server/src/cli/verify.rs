@@ -1,7 +1,10 @@
 //! `verify`: checks a folder that no server has open, and changes nothing.
 
-use super::Failure;
+use super::{Failure, print, print_json};
 use clap::Args;
+use serde_json::json;
+use sluicegate::image::ImageStore;
+use sluicegate::store::{self, VerifyReport};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -15,6 +18,24 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let _ = (arguments.json, &arguments.data);
-    Err(Failure::new("not yet"))
+    let folder = &arguments.data;
+    if !folder.is_dir() {
+        return Err(Failure::new(format!("{} is no folder; give the one that `serve --data` was given", folder.display())));
+    }
+    let VerifyReport { mut problems, images, .. } = store::verify(folder).map_err(|error| Failure::caused(&error))?;
+    problems.extend(ImageStore::verify_all(folder, &images));
+    if arguments.json {
+        print_json(&json!({ "images": images.len(), "problems": problems }));
+    } else if problems.is_empty() {
+        print(&format!("{}: every row and all {} images are as they were written", folder.display(), images.len()));
+    } else {
+        print(&problems.join("\n"));
+    }
+    match problems.len() {
+        0 => Ok(()),
+        found => Err(Failure::new(format!(
+            "{} has {found} problems; put damaged files back from a copy, or upload those images again",
+            folder.display()
+        ))),
+    }
 }

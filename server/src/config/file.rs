@@ -72,7 +72,11 @@ pub struct ConfiguredApp {
 
 impl fmt::Debug for ConfiguredApp {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("ConfiguredApp").field("id", &self.id).field("organization", &self.organization).finish_non_exhaustive()
+        formatter
+            .debug_struct("ConfiguredApp")
+            .field("id", &self.id)
+            .field("organization", &self.organization)
+            .finish_non_exhaustive()
     }
 }
 

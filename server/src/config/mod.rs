@@ -135,7 +135,11 @@ fn tls_config(
 /// An address and port, or a name that stands for one.
 fn resolve_address(option: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
     let resolved = text.to_socket_addrs().ok().and_then(|mut addresses| addresses.next());
-    resolved.ok_or_else(|| ConfigError::Value { option, got: text.to_owned(), expected: "an address and a port as in 127.0.0.1:8080" })
+    resolved.ok_or_else(|| ConfigError::Value {
+        option,
+        got: text.to_owned(),
+        expected: "an address and a port as in 127.0.0.1:8080",
+    })
 }
 
 /// Links in offers must fit in 255 characters, of which the rest of a link takes 143.

@@ -15,8 +15,9 @@
 use super::body::{Body, RequestBody};
 use super::listener::Front;
 use super::{Peer, Reply, reply};
+use crate::config::Limits;
 use crate::metrics::RequestKind;
-use ::http::StatusCode;
+use ::http::{StatusCode, header};
 use bytes::Bytes;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -44,11 +45,8 @@ where
     let io = TokioIo::new(Watched { stream, watch: Arc::clone(&watch) });
     let limits = &front.app.config.limits;
     let mut builder = http1::Builder::new();
-    builder
-        .header_read_timeout(None)
-        .max_header_size(limits.header_bytes_max)
-        // Room for a whole head, and what one read of a body takes at most.
-        .max_buf_size(limits.header_bytes_max.max(BUFFER_BYTES_MAX));
+    // hyper's own bound of what it buffers (about 400 KiB in each direction) stays: pieces of images are queued by reference.
+    builder.header_read_timeout(None).max_header_size(limits.header_bytes_max);
     if limits.headers_max != crate::config::limits::HEADERS_MAX_OF_HYPER {
         builder.max_headers(limits.headers_max);
     }
@@ -67,27 +65,27 @@ where
                 return Poll::Ready(());
             }
         }
-        let due = watch.due(limits);
-        if due.at < sleep.deadline() {
-            sleep.as_mut().reset(due.at);
+        if let Some(due) = watch.due(limits)
+            && due < sleep.deadline()
+        {
+            sleep.as_mut().reset(due);
         }
         while sleep.as_mut().poll(context).is_ready() {
-            let due = watch.due(limits);
-            if due.gives_up && due.at <= Instant::now() {
-                front.app.metrics.connection_timed_out();
-                return Poll::Ready(());
+            let now = Instant::now();
+            match watch.due(limits) {
+                Some(due) if due <= now => {
+                    front.app.metrics.connection_timed_out();
+                    return Poll::Ready(());
+                }
+                Some(due) => sleep.as_mut().reset(due),
+                // Busy, and so not due at all. What becomes due once it is idle lies no nearer than this.
+                None => sleep.as_mut().reset(now + limits.idle_timeout.min(limits.header_timeout)),
             }
-            sleep.as_mut().reset(due.at.max(Instant::now() + LOOK_AGAIN_MIN));
         }
         Poll::Pending
     })
     .await;
 }
-
-/// A timer never spins, however the limits are set.
-const LOOK_AGAIN_MIN: Duration = Duration::from_millis(50);
-/// What hyper buffers of a connection at most, in each direction; pieces of images are queued by reference and don't count double.
-const BUFFER_BYTES_MAX: usize = 64 << 10;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum StopProgress {
@@ -98,7 +96,12 @@ enum StopProgress {
 
 /// Whether the server stops. Registers for the wake-up once: a task keeps its waker for life, and registering takes a lock that all
 /// workers share.
-fn is_stopping(front: &Front, progress: &mut StopProgress, stopped: Pin<&mut impl Future<Output = ()>>, context: &mut Context<'_>) -> bool {
+fn is_stopping(
+    front: &Front,
+    progress: &mut StopProgress,
+    stopped: Pin<&mut impl Future<Output = ()>>,
+    context: &mut Context<'_>,
+) -> bool {
     if *progress == StopProgress::Unregistered {
         *progress = StopProgress::Registered;
         return stopped.poll(context).is_ready();
@@ -117,12 +120,6 @@ struct Watch {
     idle_since: AtomicU64,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
-}
-
-/// When to look at a connection again, and whether it is given up then.
-struct Due {
-    at: Instant,
-    gives_up: bool,
 }
 
 impl Watch {
@@ -144,21 +141,19 @@ impl Watch {
         self.epoch + Duration::from_millis(stamp - 1) + wait
     }
 
-    fn due(&self, limits: &crate::config::Limits) -> Due {
+    /// When the connection is to be given up if nothing moves until then; `None` while the bounds of a body or a handler are at work.
+    fn due(&self, limits: &Limits) -> Option<Instant> {
         let blocked_since = self.blocked_since.load(Ordering::Relaxed);
         if blocked_since != 0 {
-            return Due { at: self.after(blocked_since, limits.write_timeout), gives_up: true };
+            return Some(self.after(blocked_since, limits.write_timeout));
         }
-        let head_since = self.head_since.load(Ordering::Relaxed);
-        let idle_since = self.idle_since.load(Ordering::Relaxed);
         if self.busy.load(Ordering::Relaxed) {
-            // The body's own limit and the handler's are at work; look again when this could have become idle.
-            return Due { at: self.after(idle_since, limits.idle_timeout), gives_up: false };
+            return None;
         }
-        if head_since != 0 {
-            return Due { at: self.after(head_since, limits.header_timeout), gives_up: true };
+        match self.head_since.load(Ordering::Relaxed) {
+            0 => Some(self.after(self.idle_since.load(Ordering::Relaxed), limits.idle_timeout)),
+            head_since => Some(self.after(head_since, limits.header_timeout)),
         }
-        Due { at: self.after(idle_since, limits.idle_timeout), gives_up: true }
     }
 
     fn begin_request(&self) {
@@ -285,9 +280,13 @@ impl Future for Answer {
         if let Some(running) = &mut running {
             running.status = Some(reply.status());
         }
-        Poll::Ready(Ok(reply.map(|body| Measured { body, _running: running })))
+        let is_endless = reply.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(EVENT_STREAM));
+        Poll::Ready(Ok(reply.map(|body| Measured { body, is_endless, running })))
     }
 }
+
+/// What never ends by itself.
+const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 fn reply_to_a_panic() -> Reply {
     let body = Bytes::from_static(
@@ -316,7 +315,9 @@ impl Drop for Running {
 /// A reply's body that keeps its request running until hyper has taken it whole.
 struct Measured {
     body: Body,
-    _running: Option<Running>,
+    /// Ends when the server stops, rather than keep it from stopping; its client resumes where it was.
+    is_endless: bool,
+    running: Option<Running>,
 }
 
 impl hyper::body::Body for Measured {
@@ -324,7 +325,15 @@ impl hyper::body::Body for Measured {
     type Error = io::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, io::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        if self.is_endless && self.running.as_ref().is_some_and(|running| running.front.stop.is_stopping()) {
+            return Poll::Ready(None);
+        }
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let (Poll::Ready(Some(Ok(frame))), Body::Image(_), Some(running)) = (&polled, &self.body, &self.running) {
+            let bytes = frame.data_ref().map_or(0, Bytes::len);
+            running.front.app.metrics.image_bytes_served(bytes as u64);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

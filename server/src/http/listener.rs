@@ -190,7 +190,10 @@ async fn work(front: Arc<Front>, plain: TcpListener, tls: Option<TcpListener>) {
     tokio::join!(accept(&front, plain, false, &open), accept_tls);
     let stop_timeout = front.app.config.limits.stop_timeout;
     if tokio::time::timeout(stop_timeout, open.none_left()).await.is_err() {
-        tracing::warn!(connections = open.count.load(Ordering::Relaxed), "connections were still busy at the end of the time to stop");
+        tracing::warn!(
+            connections = open.count.load(Ordering::Relaxed),
+            "connections were still busy at the end of the time to stop"
+        );
     }
 }
 

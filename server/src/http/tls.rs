@@ -59,7 +59,8 @@ fn load(config: &TlsConfig) -> Result<ServerConfig, TlsError> {
         error => TlsError::File { path: config.key.clone(), expected: "a private key", message: error.to_string() },
     })?;
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(setup)?;
+    let builder =
+        ServerConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(setup)?;
     let builder = match &config.client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
@@ -87,11 +88,8 @@ fn load(config: &TlsConfig) -> Result<ServerConfig, TlsError> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let unreadable = |error: pem::Error| TlsError::File {
-        path: path.to_owned(),
-        expected: "a certificate chain",
-        message: error.to_string(),
-    };
+    let unreadable =
+        |error: pem::Error| TlsError::File { path: path.to_owned(), expected: "a certificate chain", message: error.to_string() };
     let chain = CertificateDer::pem_file_iter(path).map_err(unreadable)?.collect::<Result<Vec<_>, _>>().map_err(unreadable)?;
     if chain.is_empty() {
         return Err(TlsError::Empty { path: path.to_owned(), expected: "certificate" });

@@ -29,7 +29,6 @@ pub enum Verdict {
 
 /// Evaluates the preconditions of a GET or HEAD.
 //= https://www.rfc-editor.org/rfc/rfc9110#section-13.2.2
-//# the order of precedence among them
 pub fn evaluate(headers: &HeaderMap, validators: Validators<'_>) -> Verdict {
     //# 1. When recipient is the origin server and If-Match is present, evaluate the If-Match precondition:
     //#    if true, continue to step 3; if false, respond 412
@@ -66,7 +65,7 @@ pub fn evaluate(headers: &HeaderMap, validators: Validators<'_>) -> Verdict {
 
 /// Step 5: whether `Range` counts, as far as `If-Range` has a say.
 //= https://www.rfc-editor.org/rfc/rfc9110#section-13.1.5
-//# If the condition is false, the recipient MUST ignore the Range header field
+//# A recipient of an If-Range header field MUST ignore the Range header field if the If-Range condition evaluates as false.
 pub fn range_applies(headers: &HeaderMap, validators: Validators<'_>) -> bool {
     let mut values = headers.get_all(IF_RANGE).iter();
     let Some(value) = values.next() else { return true };
@@ -93,7 +92,9 @@ enum Comparison {
 fn any_tag_matches(headers: &HeaderMap, name: HeaderName, etag: &HeaderValue, comparison: Comparison) -> bool {
     headers.get_all(name).iter().any(|value| {
         let value = trimmed(value.as_bytes());
-        //# The condition is true if "*" and the origin server has a current representation for the target resource
+        //= https://www.rfc-editor.org/rfc/rfc9110#section-13.1.1
+        //# If the field value is "*", the condition is true if the origin server has a current representation for the target
+        //# resource.
         value == b"*"
             || Tags(value).any(|tag| {
                 tag.text == etag.as_bytes()

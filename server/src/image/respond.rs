@@ -92,8 +92,7 @@ impl Fields {
             etag: value(&format!("\"{}\"", image.id())),
             last_modified: value(&http_date(modified_s)),
             modified_s,
-            //= https://www.rfc-editor.org/rfc/rfc9530#section-3
-            //# Repr-Digest: sha-256=:[base64]:
+            // RFC 9530, section 3: a structured field, its bytes between colons.
             repr_digest: value(&format!("sha-256=:{}:", STANDARD.encode(image.id().0))),
             content_md5: value(&STANDARD.encode(image.md5())),
         }
@@ -122,8 +121,7 @@ fn whole(image: &SealedImage, fields: &Fields, name: Option<&str>) -> Response<I
     let mut reply = reply(StatusCode::OK, image.size(), ImageBody::one(Part::image(image.bytes())));
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, OCTETS);
-    //= https://www.rfc-editor.org/rfc/rfc9110#section-14.3
-    //# A server that supports range requests for the target resource MAY send Accept-Ranges: bytes
+    // Section 14.3. Whoever already asks for ranges need not be told.
     headers.insert(ACCEPT_RANGES, BYTES);
     representation(headers, fields);
     // RFC 1864: the MD5 of the content sent, so in no partial reply.
@@ -248,8 +246,7 @@ fn partial(headers: &mut HeaderMap, fields: &Fields, is_if_range: bool) {
 fn representation(headers: &mut HeaderMap, fields: &Fields) {
     headers.insert(ETAG, fields.etag.clone());
     headers.insert(LAST_MODIFIED, fields.last_modified.clone());
-    //= https://www.rfc-editor.org/rfc/rfc9530#section-3
-    //# a Repr-Digest in a partial response is that of the whole representation
+    // RFC 9530, section 3: of the whole representation, in a partial reply too.
     headers.insert(REPR_DIGEST, fields.repr_digest.clone());
     headers.insert(CACHE_CONTROL, CACHE);
 }

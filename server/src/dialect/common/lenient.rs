@@ -245,7 +245,8 @@ mod tests {
 
     #[test]
     fn what_is_no_number_is_refused_with_what_was_expected() {
-        for text in [r#"{"number":"seven"}"#, r#"{"number":"+7"}"#, r#"{"number":7.5}"#, r#"{"number":[7]}"#, r#"{"number":true}"#] {
+        for text in [r#"{"number":"seven"}"#, r#"{"number":"+7"}"#, r#"{"number":7.5}"#, r#"{"number":[7]}"#, r#"{"number":true}"#]
+        {
             let message = read(text).unwrap_err();
             assert!(message.contains("expected an integer, or a text of one"), "{text}: {message}");
         }

@@ -3,7 +3,7 @@
 //! The ranges of values belong to the engine; here only what JSON can't say for itself is checked. An explicit `null` is absent.
 
 use super::failure::{Failure, shortened};
-use super::lenient::Whole;
+use super::whole::Whole;
 use ::http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
@@ -12,8 +12,11 @@ use sluicegate::model::{Component, DeviceDetails, FileType, ReportedState, Role}
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// Reads a body, or says where it is wrong.
+/// Reads a body, or says where it is wrong. An array is refused, because serde would take its entries for the fields in their order.
 pub(super) fn parse<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Failure> {
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Failure::invalid("the body is a JSON array; send an object"));
+    }
     serde_json::from_slice(body).map_err(|error| explain::<T>(body, &error))
 }
 
@@ -42,11 +45,6 @@ fn explain<'de, T: Deserialize<'de>>(body: &'de [u8], error: &serde_json::Error)
 
 /// Messages quote what came, and that may be as long as the body.
 const MESSAGE_CHARS_MAX: usize = 500;
-
-pub(super) fn component(self) -> Component {
-        component(self.component_type, self.identify)
-    }
-}
 
 pub(super) fn component(component_type: Whole<u16>, identify: Whole<u32>) -> Component {
     Component { component_type: component_type.0, identify: identify.0 }
@@ -247,7 +245,8 @@ mod tests {
         let cut = refused::<ProductBody>("{\"name\":\n\"x");
         assert!(cut.starts_with("malformed_json: the body is not JSON") && cut.contains("line 2"), "{cut}");
         assert!(refused::<ProductBody>("{} x").contains("line 1 column 4"));
-        assert!(refused::<ProductBody>(&"[".repeat(100_000)).len() < 600);
+        assert!(refused::<DeviceBody>(&format!("{{\"attributes\":{}", "[".repeat(100_000))).len() < 600);
+        assert_eq!(refused::<ProductBody>("[\"x\"]"), "invalid_argument: the body is a JSON array; send an object");
     }
 
     #[test]

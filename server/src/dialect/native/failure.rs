@@ -20,7 +20,7 @@ pub(super) struct Failure {
     pub(super) message: String,
     pub(super) retry_after_s: Option<u32>,
     /// Of a path that is there, but not with this method.
-    allow: Option<&'static str>,
+    pub(super) allow: Option<&'static str>,
 }
 
 /// `error` of a reply, and of a line about a refused device.

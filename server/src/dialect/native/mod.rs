@@ -1,6 +1,6 @@
 //! The native API: `/api/v1`, and at the root signed image links, metrics, health and the description of it all.
 //!
-//! - [`decode`]: JSON and queries → what is wanted, every field checked; [`encode`]: the engine's rows → JSON;
+//! - [`decode`]: JSON → what is wanted, every field checked; [`encode`]: the engine's rows → JSON; [`task_json`]: both, for tasks;
 //! - [`access`]: who may call what; [`failure`]: why not, as `{"error":{"code","message"}}`; [`page`]: lists and their cursors;
 //! - one file per group of calls: [`products`], [`images`], [`firmware`], [`devices`] (many at once: [`import`]), [`tokens`],
 //!   [`tasks`], [`upgrades`], [`check`], [`events`], [`root`].
@@ -19,13 +19,14 @@ mod failure;
 mod firmware;
 mod images;
 mod import;
-mod lenient;
 mod page;
 mod products;
 mod root;
+mod task_json;
 mod tasks;
 mod tokens;
 mod upgrades;
+mod whole;
 
 use crate::app::App;
 use crate::http::path::segments;

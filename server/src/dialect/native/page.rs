@@ -94,10 +94,10 @@ impl Kind {
 }
 
 /// A page of `items`, of which there may be one more than was wanted. `shown` makes JSON of one, `cursor` names its place.
-pub(super) fn page<T, S: Serialize>(
+pub(super) fn page<'a, T, S: Serialize>(
     wanted: &Wanted,
-    items: &[T],
-    shown: impl Fn(&T) -> S,
+    items: &'a [T],
+    shown: impl Fn(&'a T) -> S,
     cursor: impl Fn(&T) -> String,
 ) -> Result<Reply, Failure> {
     page_of(wanted.limit, PAGE_BYTES_MAX, items, shown, cursor)
@@ -108,11 +108,11 @@ pub(super) fn page<T, S: Serialize>(
         })
 }
 
-fn page_of<T, S: Serialize>(
+fn page_of<'a, T, S: Serialize>(
     limit: usize,
     bytes_max: usize,
-    items: &[T],
-    shown: impl Fn(&T) -> S,
+    items: &'a [T],
+    shown: impl Fn(&'a T) -> S,
     cursor: impl Fn(&T) -> String,
 ) -> Result<Vec<u8>, serde_json::Error> {
     let mut text = Vec::with_capacity(1024);

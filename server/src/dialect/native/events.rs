@@ -1,0 +1,224 @@
+//! `GET /events`: server-sent events, from any sequence number that is still kept, and on as they happen.
+//!
+//! A stream reads pages of events at the pace of its client and waits for the next only when there are no more; so a slow client holds
+//! one page in memory and nobody up. It ends when the client goes, when the server stops (the reply's body is dropped then), or when
+//! the engine closes; a client that comes back with `Last-Event-ID` misses nothing that is kept.
+
+use super::encode::EventShown;
+use super::failure::{Failure, shortened};
+use super::{Answer, access};
+use crate::app::App;
+use crate::auth::Caller;
+use crate::http::{Body, Query, Request};
+use ::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use ::http::{HeaderMap, HeaderValue, Response};
+use bytes::Bytes;
+use sluicegate::Error;
+use sluicegate::model::{Event, Role};
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+
+/// Some 64 KiB of text.
+const PAGE_EVENTS_MAX: usize = 256;
+/// Proxies cut a connection that is silent; most wait for 30 seconds or more.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Pages that wait for the client.
+const PAGES_WAITING_MAX: usize = 2;
+
+/// Streams open in this process; beside the gauge, which can't be read.
+static OPEN: AtomicUsize = AtomicUsize::new(0);
+
+pub(super) async fn follow(app: &Arc<App>, request: Request) -> Answer {
+    let caller = access::onlooker(app, request.headers(), app.now())?;
+    let query = Query::parse(request.uri().query())?;
+    let filter = Filter::new(app, &caller, &query)?;
+    let from = from(&query, request.headers())?;
+    let slot = Slot::take(app)?;
+    let (sender, receiver) = mpsc::channel(PAGES_WAITING_MAX);
+    tokio::spawn(send(Arc::clone(app), filter, from, sender, slot));
+    let mut reply = Response::new(Body::Stream(receiver));
+    let headers = reply.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(reply)
+}
+
+/// Where to begin: after `Last-Event-ID`, else at `from`, else at the oldest that is kept.
+fn from(query: &Query<'_>, headers: &HeaderMap) -> Result<u64, Failure> {
+    let number = |what: &str, text: &str| {
+        let refused = || Failure::invalid(format!("{what} is {:?}; give the sequence number of an event", shortened(text, 40)));
+        text.trim().parse::<u64>().map_err(|_| refused())
+    };
+    if let Some(value) = headers.get("last-event-id") {
+        return number("Last-Event-ID", value.to_str().unwrap_or_default()).map(|last| last.saturating_add(1));
+    }
+    query.get("from").map_or(Ok(1), |text| number("from", text))
+}
+
+/// Whose events a stream carries.
+#[derive(Debug, PartialEq, Eq)]
+struct Filter {
+    /// Absent: every organization's, for the administrator alone.
+    organization: Option<Arc<str>>,
+    product_id: Option<Arc<str>>,
+}
+
+impl Filter {
+    fn new(app: &App, caller: &Caller, query: &Query<'_>) -> Result<Self, Failure> {
+        let sees_all = caller.role == Role::Admin && access::named(query).is_none();
+        let organization = if sees_all { None } else { Some(access::organization(app, caller, query)?) };
+        let product_id = match query.get("product_id") {
+            Some(product_id) => {
+                access::may_open_product(caller, product_id)?;
+                Some(product_id.into())
+            }
+            None => caller.product_id.clone(),
+        };
+        Ok(Self { organization, product_id })
+    }
+
+    fn passes(&self, event: &Event) -> bool {
+        self.organization.as_ref().is_none_or(|organization| *organization == event.organization)
+            && self.product_id.as_ref().is_none_or(|product_id| *product_id == event.product_id)
+    }
+}
+
+/// One of the streams that may be open at once.
+struct Slot(Arc<App>);
+
+impl Slot {
+    fn take(app: &Arc<App>) -> Result<Self, Failure> {
+        let max = app.config.limits.event_streams_max;
+        let taken = OPEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < max).then_some(open + 1));
+        if taken.is_err() {
+            let message = format!("{max} event streams are open, the most there may be; close one, or come back later");
+            return Err(Failure::unavailable("too_many_event_streams", 30, message));
+        }
+        app.metrics.event_streams(1);
+        Ok(Self(Arc::clone(app)))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        OPEN.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.event_streams(-1);
+    }
+}
+
+async fn send(app: Arc<App>, filter: Filter, mut from: u64, sender: mpsc::Sender<Bytes>, _slot: Slot) {
+    let mut newest = app.engine.event_sequence();
+    // The head goes out with the first bytes, and the client should know at once that it is connected.
+    if sender.send(Bytes::from_static(b"retry: 2000\n: connected\n\n")).await.is_err() {
+        return;
+    }
+    loop {
+        // Marked as seen before the page is read, so that an event between the two wakes us.
+        newest.borrow_and_update();
+        let page = match page(&app, from).await {
+            Ok(page) => page,
+            Err(error) => {
+                tracing::warn!(%error, from, "an event stream ended: the events could not be read");
+                return;
+            }
+        };
+        if page.events.is_empty() {
+            tokio::select! {
+                // All three may be dropped and waited for anew without losing anything.
+                changed = newest.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(HEARTBEAT) => if sender.send(Bytes::from_static(b": heartbeat\n\n")).await.is_err() { return },
+                () = sender.closed() => return,
+            }
+            continue;
+        }
+        from = page.next;
+        let text = text_of(page.events.iter().filter(|event| filter.passes(event)));
+        if !text.is_empty() && sender.send(text).await.is_err() {
+            return;
+        }
+        if sender.is_closed() {
+            return;
+        }
+    }
+}
+
+async fn page(app: &App, from: u64) -> Result<sluicegate::EventPage, Error> {
+    let engine = app.engine.clone();
+    tokio::task::spawn_blocking(move || engine.events(from, PAGE_EVENTS_MAX)).await.map_err(|_| Error::Closed)?
+}
+
+fn text_of<'a>(events: impl Iterator<Item = &'a Arc<Event>>) -> Bytes {
+    let mut text = Vec::new();
+    for event in events {
+        // Writing to memory can't fail. JSON has no line breaks in it, so the data is one line.
+        let _ = write!(text, "id: {}\nevent: {}\ndata: ", event.sequence, event.kind.name());
+        if let Err(error) = serde_json::to_writer(&mut text, &EventShown(event)) {
+            tracing::error!(%error, sequence = event.sequence, "an event could not be written as JSON");
+        }
+        text.extend_from_slice(b"\n\n");
+    }
+    text.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluicegate::model::{EventKind, Timestamp};
+
+    fn event(organization: &str, product_id: &str) -> Arc<Event> {
+        Arc::new(Event {
+            sequence: 42,
+            kind: EventKind::TaskCreated,
+            at: Timestamp(0),
+            organization: organization.into(),
+            product_id: product_id.into(),
+            device_id: None,
+            task_id: None,
+            upgrade_id: None,
+            state: None,
+            percent: None,
+            extra: [("detail".into(), "two\nlines".into())].into(),
+        })
+    }
+
+    #[test]
+    fn an_event_is_three_lines_and_a_blank_one() {
+        let text = text_of([event("default", "p")].iter());
+        let text = std::str::from_utf8(&text).unwrap();
+        assert!(text.starts_with("id: 42\nevent: task_created\ndata: {\"seq\":42,"), "{text}");
+        assert!(text.ends_with("\"detail\":\"two\\nlines\"}\n\n"), "{text}");
+        assert_eq!(text.lines().count(), 4);
+    }
+
+    #[test]
+    fn a_stream_begins_after_the_last_event_or_at_the_one_named() {
+        let from = |query: &str, last: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            if let Some(last) = last {
+                headers.insert("last-event-id", HeaderValue::from_static(last));
+            }
+            super::from(&Query::parse(Some(query)).unwrap(), &headers)
+        };
+        assert_eq!(from("", None), Ok(1));
+        assert_eq!(from("from=7", None), Ok(7));
+        assert_eq!(from("from=7", Some("9")), Ok(10));
+        assert_eq!(from("", Some("18446744073709551615")), Ok(u64::MAX));
+        assert!(from("from=x", None).is_err());
+        assert!(from("from=7", Some("x")).is_err());
+    }
+
+    #[test]
+    fn a_stream_carries_its_own_organization_and_product_alone() {
+        let filter = |organization: Option<&str>, product_id: Option<&str>| Filter {
+            organization: organization.map(Into::into),
+            product_id: product_id.map(Into::into),
+        };
+        assert!(filter(None, None).passes(&event("south", "p")));
+        assert!(!filter(Some("north"), None).passes(&event("south", "p")));
+        assert!(filter(Some("south"), Some("p")).passes(&event("south", "p")));
+        assert!(!filter(Some("south"), Some("q")).passes(&event("south", "p")));
+    }
+}

@@ -1,0 +1,89 @@
+//! What the pieces promise together: the description names every route, and refusals have one shape.
+
+use super::failure::Failure;
+use http_body_util::BodyExt as _;
+use serde_json::Value;
+use std::future::Future as _;
+use std::task::{Context, Poll, Waker};
+
+fn body_text(failure: Failure) -> String {
+    let mut body = std::pin::pin!(failure.into_reply().into_body().collect());
+    let Poll::Ready(Ok(body)) = body.as_mut().poll(&mut Context::from_waker(Waker::noop())) else { panic!("the body is at hand") };
+    String::from_utf8(body.to_bytes().to_vec()).unwrap()
+}
+
+#[test]
+fn a_refusal_has_a_code_a_message_and_the_headers_of_its_status() {
+    let failure = Failure::invalid("limit is 0; give 1 to 1000");
+    assert_eq!(body_text(failure), r#"{"error":{"code":"invalid_argument","message":"limit is 0; give 1 to 1000"}}"#);
+    assert_eq!(Failure::wrong_method("GET, HEAD").into_reply().headers()["allow"], "GET, HEAD");
+    assert_eq!(Failure::from(crate::auth::AuthError::Unknown).into_reply().headers()["www-authenticate"], "Bearer");
+    assert_eq!(Failure::from(sluicegate::Error::Overloaded).into_reply().headers()["retry-after"], "1");
+}
+
+#[test]
+fn the_description_is_openapi_and_every_reference_in_it_leads_somewhere() {
+    let description: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+    assert!(description["openapi"].as_str().unwrap().starts_with("3.1."));
+    let mut references = Vec::new();
+    collect_references(&description, &mut references);
+    assert!(references.len() > 50, "only {} references", references.len());
+    for reference in references {
+        let pointer = reference.strip_prefix('#').unwrap_or_else(|| panic!("{reference} leads out of the document"));
+        assert!(description.pointer(pointer).is_some(), "{reference} leads nowhere");
+    }
+}
+
+fn collect_references(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            if let Some(Value::String(reference)) = map.get("$ref") {
+                found.push(reference.clone());
+            }
+            map.values().for_each(|value| collect_references(value, found));
+        }
+        Value::Array(values) => values.iter().for_each(|value| collect_references(value, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_description_has_every_call() {
+    let description: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+    for (path, methods) in [
+        ("/api/v1/products", &["get"][..]),
+        ("/api/v1/products/{product_id}", &["get", "put", "delete"]),
+        ("/api/v1/products/{product_id}/devices", &["get"]),
+        ("/api/v1/products/{product_id}/devices/{device_id}", &["get", "put", "delete"]),
+        ("/api/v1/devices", &["post"]),
+        ("/api/v1/images", &["post"]),
+        ("/api/v1/images/{sha256}", &["get", "head"]),
+        ("/api/v1/firmware", &["get", "post"]),
+        ("/api/v1/firmware/{id}", &["get", "delete"]),
+        ("/api/v1/tokens", &["post"]),
+        ("/api/v1/tokens/{id}", &["delete"]),
+        ("/api/v1/apps", &["post"]),
+        ("/api/v1/apps/{id}", &["delete"]),
+        ("/api/v1/tasks", &["get", "post"]),
+        ("/api/v1/tasks/{id}", &["get", "delete"]),
+        ("/api/v1/tasks/{id}/start", &["post"]),
+        ("/api/v1/tasks/{id}/stop", &["post"]),
+        ("/api/v1/tasks/{id}/pause", &["post"]),
+        ("/api/v1/tasks/{id}/resume", &["post"]),
+        ("/api/v1/tasks/{id}/upgrades", &["get"]),
+        ("/api/v1/tasks/{id}/upgrades/{device_id}/cancel", &["post"]),
+        ("/api/v1/tasks/{id}/upgrades/{device_id}/retry", &["post"]),
+        ("/api/v1/check", &["post"]),
+        ("/api/v1/report", &["post"]),
+        ("/api/v1/events", &["get"]),
+        ("/images/{sha256}", &["get", "head"]),
+        ("/metrics", &["get"]),
+        ("/healthz", &["get"]),
+        ("/readyz", &["get"]),
+        ("/openapi.json", &["get"]),
+    ] {
+        for method in methods {
+            assert!(description["paths"][path][method]["responses"].is_object(), "{method} {path} is not described");
+        }
+    }
+}
