@@ -128,7 +128,8 @@ fn xlink_client_4_a_test_suite_with_unknown_fields_that_evaluates_the_answer_as_
         assert_eq!(task["task_type"], task_type);
         nothing(&platform.set_status(&task, 1));
         nothing(&platform.set_status(&task, 1));
-        let offer = platform.check(7, &platform.device_token(7), index as u32 + 1).expect(200).json();
+        let device_id = index as u32 + 1;
+        let offer = platform.check(device_id, &platform.device_token(device_id), device_id).expect(200).json();
         assert_eq!(offer["id"], task["id"], "both modes are returned by a check");
     }
 }

@@ -3,6 +3,7 @@
 use crate::common::TestServer;
 use crate::xlink_support::{PRODUCT, Platform, code, nothing, task_body};
 use serde_json::{Value, json};
+use std::io::BufRead;
 
 /// What a task shows of what it was created with.
 const GIVEN: [&str; 14] = [
@@ -197,6 +198,53 @@ fn xlink_a_report_that_matches_no_task_is_200() {
     let device = platform.device_token(7);
     nothing(&platform.report(7, &device, 5, 5, 0));
     nothing(&platform.report(7, &device, 1, 2, 1));
+}
+
+#[test]
+fn xlink_a_report_is_told_in_the_events_with_its_task_where_it_has_one() {
+    let platform = Platform::start();
+    let task = platform.start_task(json!({}));
+    let device = platform.device_token(7);
+    let _ = platform.check(7, &device, 1).expect(200);
+    let report = |last: u32| {
+        let body = json!({
+            "type": "1", "mod": "M1", "identify": "0", "last_version": last, "current_version": 2, "result": 0,
+            "desc": "升级状况描述", "start_date": "2015-10-09T08:15:40.843Z", "end_date": "2015-10-09T08:16:40.843Z",
+        });
+        nothing(&platform.post(&device, "/v2/upgrade/firmware/report/7", &body));
+    };
+    report(1);
+    report(5);
+    let results = results(&platform, 2);
+    for (event, last) in results.iter().zip(["1", "5"]) {
+        assert_eq!((&event["product_id"], &event["device_id"]), (&json!(PRODUCT), &json!("7")));
+        for (field, value) in [
+            ("type", "1"),
+            ("identify", "0"),
+            ("mod", "M1"),
+            ("last_version", last),
+            ("current_version", "2"),
+            ("result", "0"),
+            ("desc", "升级状况描述"),
+            ("start_date", "2015-10-09T08:15:40.843Z"),
+            ("end_date", "2015-10-09T08:16:40.843Z"),
+        ] {
+            assert_eq!(event[field], value, "{field} in {event}");
+        }
+    }
+    assert_eq!(results[0]["task_id"], task["id"]);
+    assert_eq!(results[1].get("task_id"), None, "{}", results[1]);
+}
+
+/// The first `count` results among the events.
+#[track_caller]
+fn results(platform: &Platform, count: usize) -> Vec<Value> {
+    let client = platform.server.anonymous().with_token(&platform.operator);
+    let (status, reader) = client.request("GET", "/api/v1/events?from=1").open();
+    assert_eq!(status, 200);
+    let data =
+        reader.lines().map(Result::unwrap).filter_map(|line| Some(serde_json::from_str(line.strip_prefix("data:")?).unwrap()));
+    data.filter(|event: &Value| event["kind"] == "result").take(count).collect()
 }
 
 #[test]

@@ -86,6 +86,18 @@ fn xlink_a_device_activates_logs_in_checks_and_refreshes() {
 }
 
 #[test]
+fn xlink_a_deleted_device_neither_logs_in_nor_refreshes() {
+    let platform = Platform::start();
+    let device = activate(&platform, "aabbccddee01", &activation_code(&platform));
+    let pair = log_in(&platform, &device).expect(200).json();
+    let path = format!("/api/v1/products/{PRODUCT}/devices/{}", device.device_id);
+    let _ = platform.server.admin().delete(&path).expect(204);
+    assert_eq!(code(&log_in(&platform, &device)), 4_001_097);
+    let refresh = platform.post("", "/v2/device_refresh", &json!({ "refresh_token": pair["refresh_token"] }));
+    assert_eq!(code(&refresh), 4_031_003);
+}
+
+#[test]
 fn xlink_activating_again_keeps_the_id_and_renews_the_code() {
     let platform = Platform::start();
     let active_code = activation_code(&platform);

@@ -6,10 +6,10 @@ use crate::downloads::Downloads;
 use crate::image::LinkSigner;
 use crate::metrics::Metrics;
 use crate::secrets::Secrets;
-use sluicegate::Engine;
 use sluicegate::model::{ImageId, Timestamp, UpgradeId};
+use sluicegate::{Engine, State};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// The running server: one of it, behind an `Arc`, for all connections.
 #[derive(Debug)]
@@ -41,12 +41,23 @@ impl App {
         self.config.registration == Registration::Open
     }
 
+    /// Brings the figures of the metrics up to date; a store that hangs leaves them as they were.
+    pub async fn refresh_figures(&self) {
+        let read = self.engine.read(|state: &State| state.totals());
+        if let Ok(Ok(totals)) = tokio::time::timeout(FIGURES_TIMEOUT, read).await {
+            self.metrics.state(&totals, self.engine.queue_length(), self.engine.is_writable());
+        }
+    }
+
     /// The signed link to an image, for an offer (`upgrade`) or for an operator.
     pub fn image_link(&self, image: ImageId, upgrade: Option<UpgradeId>, now: Timestamp) -> String {
         let expires_at = now.plus_seconds(self.config.images.link_ttl_s);
         self.links.link(&self.public_url, image, upgrade, expires_at)
     }
 }
+
+/// A scrape is answered with older figures rather than not at all.
+const FIGURES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What time it is.
 pub fn now() -> Timestamp {

@@ -1,4 +1,4 @@
-//! What happens by itself: deadlines, schedules, and the figures of the operator.
+//! What happens by itself: deadlines, schedules, and the upkeep of what is counted.
 //!
 //! One thread calls [`Engine::tick`] when it asked to be called, and at least every second; a tick ends before the next begins.
 
@@ -22,8 +22,8 @@ pub struct Clock {
 const TICK_EVERY: Duration = Duration::from_secs(1);
 /// A busy engine that always wants to be called at once doesn't get all of a core.
 const TICK_PAUSE_MIN: Duration = Duration::from_millis(20);
-/// Figures are this old at most.
-const REFRESH_EVERY: Duration = Duration::from_secs(1);
+/// What was counted is sorted into its buckets this often; without it, samples pile up until somebody scrapes.
+const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 /// What rests in memory is looked through this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
@@ -32,14 +32,14 @@ impl Clock {
         let (stop, stopped) = mpsc::channel();
         let run = move || {
             let mut wait = Duration::ZERO;
-            let mut refresh_due = Instant::now();
-            let mut sweep_due = refresh_due + SWEEP_EVERY;
+            let mut upkeep_due = Instant::now();
+            let mut sweep_due = upkeep_due + SWEEP_EVERY;
             while matches!(stopped.recv_timeout(wait), Err(RecvTimeoutError::Timeout)) {
                 wait = tick(&app.engine, app.now());
                 let now = Instant::now();
-                if now >= refresh_due {
-                    refresh_due = now + REFRESH_EVERY;
-                    refresh(&app);
+                if now >= upkeep_due {
+                    upkeep_due = now + UPKEEP_EVERY;
+                    app.metrics.run_upkeep();
                 }
                 if now >= sweep_due {
                     sweep_due = now + SWEEP_EVERY;
@@ -69,11 +69,4 @@ fn tick(engine: &Engine, now: Timestamp) -> Duration {
             TICK_EVERY
         }
     }
-}
-
-fn refresh(app: &App) {
-    if let Ok(totals) = app.engine.read_blocking(|state| state.totals()) {
-        app.metrics.state(&totals, app.engine.is_writable());
-    }
-    app.metrics.run_upkeep();
 }

@@ -3,8 +3,7 @@
 //! Handles are registered once and kept, so that counting is an addition. Labels have few values each: no device, product or
 //! organization ever becomes one. There is no listener of its own; `/metrics` renders.
 //!
-//! Figures that are states rather than sums (permits, entities, queue) are read from the engine about once a second by the
-//! [`clock`](crate::clock), so that a scrape costs the writer nothing.
+//! Figures that are states rather than sums (permits, entities) are read from the engine when somebody scrapes.
 
 use ::http::{Method, StatusCode};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
@@ -35,6 +34,7 @@ pub struct Metrics {
 /// What the engine holds now.
 struct StateGauges {
     uptime: Gauge,
+    queue_length: Gauge,
     writable: Gauge,
     permits_held: Gauge,
     products: Gauge,
@@ -49,11 +49,15 @@ struct StateGauges {
 const DURATION_BUCKETS: [f64; 14] =
     [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0];
 
+/// Commands of one group: from one alone to a full queue.
+const COUNT_BUCKETS: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0];
+
 impl Metrics {
     /// Makes this process's recorder. Once per process.
     pub fn install() -> Result<Self, BuildError> {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATION_BUCKETS)?
+            .set_buckets_for_metric(Matcher::Suffix("_commands".to_owned()), &COUNT_BUCKETS)?
             .install_recorder()?;
         describe();
         let started_at_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
@@ -78,6 +82,7 @@ impl Metrics {
             event_streams: gauge!("sluicegate_event_streams"),
             state: StateGauges {
                 uptime: gauge!("sluicegate_uptime_seconds"),
+                queue_length: gauge!("sluicegate_writer_queue_length"),
                 writable: gauge!("sluicegate_store_writable"),
                 permits_held: gauge!("sluicegate_permits_held"),
                 products: gauge!("sluicegate_products"),
@@ -150,8 +155,9 @@ impl Metrics {
     }
 
     /// The engine's figures, as of now.
-    pub fn state(&self, totals: &Totals, writable: bool) {
+    pub fn state(&self, totals: &Totals, queue_length: usize, writable: bool) {
         let state = &self.state;
+        state.queue_length.set(queue_length as f64);
         state.writable.set(if writable { 1.0 } else { 0.0 });
         for (gauge, value) in [
             (&state.permits_held, totals.permits_held),
@@ -262,6 +268,9 @@ fn describe() {
     describe_counter!("sluicegate_download_progress_failed_total", "Served bytes that could not be recorded as progress");
     describe_gauge!("sluicegate_event_streams", "Event streams open now");
     describe_gauge!("sluicegate_uptime_seconds", Unit::Seconds, "Since the start of the process");
+    describe_gauge!("sluicegate_writer_queue_length", "Commands that wait to be applied");
+    describe_histogram!("sluicegate_writer_group_commands", "Commands made durable together");
+    describe_counter!("sluicegate_writer_commit_failures_total", "Groups of commands that the disk refused");
     describe_gauge!("sluicegate_store_writable", "1 while commands are taken, 0 after the store failed");
     describe_gauge!("sluicegate_permits_held", "Upgrades that run now");
     describe_gauge!("sluicegate_products", "Products");

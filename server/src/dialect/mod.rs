@@ -11,6 +11,11 @@ use std::sync::Arc;
 /// Answers a request, whichever platform it is meant for.
 pub async fn handle(app: &Arc<App>, request: Request) -> Reply {
     match first_segment(request.uri().path()) {
+        // A scrape sees the figures of now; between scrapes nobody needs them.
+        "metrics" => {
+            app.refresh_figures().await;
+            native::handle(app, request).await
+        }
         "v2" => xlink::handle(app, request).await,
         _ => native::handle(app, request).await,
     }

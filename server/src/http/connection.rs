@@ -328,12 +328,7 @@ impl hyper::body::Body for Measured {
         if self.is_endless && self.running.as_ref().is_some_and(|running| running.front.stop.is_stopping()) {
             return Poll::Ready(None);
         }
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        if let (Poll::Ready(Some(Ok(frame))), Body::Image(_), Some(running)) = (&polled, &self.body, &self.running) {
-            let bytes = frame.data_ref().map_or(0, Bytes::len);
-            running.front.app.metrics.image_bytes_served(bytes as u64);
-        }
-        polled
+        Pin::new(&mut self.body).poll_frame(context)
     }
 
     fn is_end_stream(&self) -> bool {

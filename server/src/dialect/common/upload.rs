@@ -119,7 +119,9 @@ pub fn declared(headers: &HeaderMap) -> Result<Declared, UploadError> {
 
 /// One member of `Repr-Digest` (RFC 9530): `algorithm=:base64:`. An algorithm that isn't computed here is no reason to refuse.
 fn take_digest(declared: &mut Declared, entry: &str) -> Result<(), UploadError> {
-    let refuse = || UploadError::Header(format!("Repr-Digest must be algorithm=:base64:, got {:?}", entry.chars().take(80).collect::<String>()));
+    let refuse = || {
+        UploadError::Header(format!("Repr-Digest must be algorithm=:base64:, got {:?}", entry.chars().take(80).collect::<String>()))
+    };
     let (algorithm, value) = entry.split_once('=').ok_or_else(refuse)?;
     let value = value.trim().strip_prefix(':').and_then(|value| value.strip_suffix(':')).ok_or_else(refuse)?;
     match algorithm.trim() {

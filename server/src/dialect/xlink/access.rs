@@ -36,7 +36,10 @@ pub(super) fn operator(app: &App, headers: &HeaderMap, now: Timestamp) -> Result
 pub(super) fn onlooker(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Failure> {
     let caller = caller(app, headers, now)?;
     if !caller.can_look() {
-        return Err(Failure::new(Code::Forbidden, "this call needs a user's or an operator's token, got a device's; devices check"));
+        return Err(Failure::new(
+            Code::Forbidden,
+            "this call needs a user's or an operator's token, got a device's; devices check",
+        ));
     }
     Ok(caller)
 }

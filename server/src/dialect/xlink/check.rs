@@ -58,7 +58,11 @@ fn offered(app: &App, offer: &Offer, now: Timestamp) -> Reply {
 fn held(wait: Wait) -> Failure {
     Failure {
         code: Code::TaskUnknown,
-        message: format!("a task is for this device, but not now ({}); check again in {} s", wait.reason.name(), wait.retry_after_s),
+        message: format!(
+            "a task is for this device, but not now ({}); check again in {} s",
+            wait.reason.name(),
+            wait.retry_after_s
+        ),
         retry_after_s: Some(wait.retry_after_s),
     }
 }
@@ -109,7 +113,9 @@ async fn see(app: &App, request: Request) -> Result<Seen, Failure> {
     let Some(current) = app.engine.read(read).await? else {
         return Err(Failure::new(
             Code::TaskUnknown,
-            format!("device {device_id} has not told yet which version it runs on this type and identify; it does so when it checks"),
+            format!(
+                "device {device_id} has not told yet which version it runs on this type and identify; it does so when it checks"
+            ),
         ));
     };
     let rules = CheckRules { preview: true, only_while_started: true, register: false };
@@ -144,6 +150,9 @@ pub(super) async fn newest_version(app: &App, request: Request) -> Answer {
 pub(super) async fn upgrade(app: &App, request: Request) -> Answer {
     match see(app, request).await?.newest {
         Some(_) => done(),
-        None => Err(Failure::new(Code::AlreadyNewest, "no started task leads on from what the device runs; it is at the newest version")),
+        None => Err(Failure::new(
+            Code::AlreadyNewest,
+            "no started task leads on from what the device runs; it is at the newest version",
+        )),
     }
 }

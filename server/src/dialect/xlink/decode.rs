@@ -130,10 +130,7 @@ pub(super) fn create_task(body: &[u8]) -> Result<CreateTask, Failure> {
             .map(|maximum| maximum as u32),
     };
     if created.from_version == created.target_version {
-        return Err(Failure::invalid(format!(
-            "target_version must differ from from_version, both are {}",
-            created.target_version
-        )));
+        return Err(Failure::invalid(format!("target_version must differ from from_version, both are {}", created.target_version)));
     }
     Ok(created)
 }
@@ -411,10 +408,7 @@ pub(super) fn app_login(body: &[u8]) -> Result<AppLogin, Failure> {
         secret: Scalar<'a>,
     }
     let wire: Wire<'_> = object(body)?;
-    Ok(AppLogin {
-        id: name_of("id", &wire.id)?,
-        secret: required("secret", wire.secret.text_within("secret", TOKEN_CHARS_MAX)?)?,
-    })
+    Ok(AppLogin { id: name_of("id", &wire.id)?, secret: required("secret", wire.secret.text_within("secret", TOKEN_CHARS_MAX)?)? })
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -445,7 +439,8 @@ pub(super) fn activation(body: &[u8]) -> Result<Activation, Failure> {
         active_code: Scalar<'a>,
     }
     let wire: Wire<'_> = object(body)?;
-    let version = |field: &str, value: &Scalar<'_>| Ok::<_, Failure>(value.integer_in(field, 0..=INT32_MAX)?.map(|n| n.to_string()));
+    let version =
+        |field: &str, value: &Scalar<'_>| Ok::<_, Failure>(value.integer_in(field, 0..=INT32_MAX)?.map(|n| n.to_string()));
     Ok(Activation {
         mac: Mac::read(&wire.mac)?,
         mcu_model: wire.mcu_mod.text_within("mcu_mod", ID_CHARS_MAX)?,

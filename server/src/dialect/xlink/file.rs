@@ -18,7 +18,9 @@ pub(super) async fn artifact(app: &App, caller: &Caller, headers: &HeaderMap, na
         return Ok(Artifact { image: None, url: Some(named.url.into()), size: named.size, md5: named.md5.into(), sha256: None });
     };
     let Some(image) = app.engine.read(|state| state.image(&caller.organization, id)).await? else {
-        return Err(Failure::invalid(format!("the URL names image {id}, which is not here; upload it and use the URL that it gives")));
+        return Err(Failure::invalid(format!(
+            "the URL names image {id}, which is not here; upload it and use the URL that it gives"
+        )));
     };
     let md5 = hexadecimal(&image.md5);
     if !named.md5.trim().eq_ignore_ascii_case(&md5) {
@@ -51,7 +53,8 @@ pub(super) fn url_as_named(artifact: &Artifact) -> &str {
 fn own_image(url: &str, public_url: &str, host: Option<&str>) -> Option<ImageId> {
     let after_host = |rest: &'_ str| -> Option<usize> {
         let host = host?;
-        (rest.len() >= host.len() && rest.is_char_boundary(host.len()) && rest[..host.len()].eq_ignore_ascii_case(host)).then_some(host.len())
+        (rest.len() >= host.len() && rest.is_char_boundary(host.len()) && rest[..host.len()].eq_ignore_ascii_case(host))
+            .then_some(host.len())
     };
     let path = url
         .strip_prefix(public_url)

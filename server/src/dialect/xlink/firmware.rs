@@ -123,7 +123,13 @@ fn operator(app: &App, request: &Request, product_id: &str, now: Timestamp) -> R
     Ok(caller)
 }
 
-fn new_firmware(caller: &Caller, product_id: &str, component: Component, written: FirmwareWritten, artifact: Artifact) -> NewFirmware {
+fn new_firmware(
+    caller: &Caller,
+    product_id: &str,
+    component: Component,
+    written: FirmwareWritten,
+    artifact: Artifact,
+) -> NewFirmware {
     let release_date = written.release_date.map(|date| (encode::RELEASE_DATE, date));
     let is_release = (encode::IS_RELEASE, written.is_release.to_string());
     NewFirmware {
@@ -173,7 +179,10 @@ async fn refuse_in_use(app: &App, caller: &Caller, product_id: &str, firmware: &
             task.status != TaskStatus::Stopped && task.component == firmware.component && task.target_version == firmware.version
         };
         if let Some(task) = tasks.iter().find(|task| uses(&task.row)) {
-            return Err(Failure::new(Code::FirmwareInUse, format!("started task {} uses this firmware; stop it first", task.row.id)));
+            return Err(Failure::new(
+                Code::FirmwareInUse,
+                format!("started task {} uses this firmware; stop it first", task.row.id),
+            ));
         }
         before = tasks.last().map(|task| task.row.number);
         if tasks.len() < ROWS_PER_READ {

@@ -111,7 +111,9 @@ fn activation_scope(app: &App, code: &str, now: Timestamp) -> Result<(Arc<str>, 
         .map_err(|_| refuse("active_code is not known here or has expired; issue a new one"))?;
     match caller {
         // A device's own token would let whoever reads one device register others.
-        Caller { role: Role::Device, device_id: None, product_id: Some(product_id), organization, .. } => Ok((organization, product_id)),
+        Caller { role: Role::Device, device_id: None, product_id: Some(product_id), organization, .. } => {
+            Ok((organization, product_id))
+        }
         _ => Err(refuse("active_code must be a token of role device that is bound to a product and to no device")),
     }
 }
@@ -132,13 +134,17 @@ async fn place(
             let text = id.to_string();
             match state.device(DeviceRef { organization, product_id, device_id: &text }) {
                 None => Some((id, None)),
-                Some(device) if attribute(&device.row, MAC_ATTRIBUTE).as_deref() == Some(mac.as_str()) => Some((id, Some(device.row))),
+                Some(device) if attribute(&device.row, MAC_ATTRIBUTE).as_deref() == Some(mac.as_str()) => {
+                    Some((id, Some(device.row)))
+                }
                 Some(_) => None,
             }
         })
     };
     let placed = app.engine.read(read).await?;
-    placed.ok_or_else(|| Failure::from(Error::LimitReached { what: "device ids near this mac", limit: u64::from(Candidates::TRIES_MAX) }))
+    placed.ok_or_else(|| {
+        Failure::from(Error::LimitReached { what: "device ids near this mac", limit: u64::from(Candidates::TRIES_MAX) })
+    })
 }
 
 /// The device with what the activation tells; everything else of it stays.
@@ -243,9 +249,10 @@ pub(super) async fn device(app: &App, request: Request) -> Answer {
     let (_, body) = body_of(app, request).await?;
     let login = decode::device_login(&body)?;
     // One answer for every way to be wrong: it tells the device to activate again, and a stranger nothing.
-    let wrong = || Failure::new(Code::AuthorizeCodeWrong, "authorize_code doesn't belong to this product and mac; activate the device again");
-    let authorized =
-        app.auth.authenticate(Some(login.authorize_code.trim()), TokenPurpose::Authorize, now).map_err(|_| wrong())?;
+    let wrong = || {
+        Failure::new(Code::AuthorizeCodeWrong, "authorize_code doesn't belong to this product and mac; activate the device again")
+    };
+    let authorized = app.auth.authenticate(Some(login.authorize_code.trim()), TokenPurpose::Authorize, now).map_err(|_| wrong())?;
     let own = DeviceOfToken::read(authorized).filter(|own| *own.product_id == *login.product_id).ok_or_else(wrong)?;
     let read = |state: &State| state.device(own.as_ref()).and_then(|device| attribute(&device.row, MAC_ATTRIBUTE));
     if app.engine.read(read).await?.as_deref() != Some(login.mac.as_str()) {
@@ -261,6 +268,10 @@ pub(super) async fn refresh(app: &App, request: Request) -> Answer {
     let caller = app.auth.authenticate(Some(token.trim()), TokenPurpose::Refresh, now)?;
     let used = caller.token;
     let own = DeviceOfToken::read(caller).ok_or_else(|| Failure::new(Code::TokenUnknown, "refresh_token is not a device's"))?;
+    // Otherwise a device that an operator deleted would keep itself alive.
+    if app.engine.read(|state| state.device(own.as_ref()).is_none()).await? {
+        return Err(Failure::new(Code::TokenUnknown, "the device of refresh_token is not here any more; activate it again"));
+    }
     let pair = issue_pair(app, &own, now).await?;
     if let Some(used) = used {
         revoke(app, &own.organization, used, now).await?;

@@ -22,7 +22,10 @@ pub(super) async fn report(app: &App, request: Request, device_id: &str) -> Answ
     let (_, body) = body_of(app, request).await?;
     let reported = decode::report(&body)?;
     let Some(product_id) = caller.product_id.as_deref() else {
-        return Err(Failure::new(Code::Forbidden, "this token names no product, so it is not known whose device it is; issue one that does"));
+        return Err(Failure::new(
+            Code::Forbidden,
+            "this token names no product, so it is not known whose device it is; issue one that does",
+        ));
     };
     let device = DeviceRef { organization: &caller.organization, product_id, device_id: &device_id }.to_owned();
     let extra = extra_of(&reported);

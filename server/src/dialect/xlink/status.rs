@@ -124,7 +124,9 @@ impl From<AuthError> for Failure {
         match error {
             AuthError::Missing => Self::new(Code::TokenMissing, "header Access-Token is missing; log in and send the token in it"),
             AuthError::Unknown => Self::new(Code::TokenUnknown, "the token in Access-Token is not known here; log in again"),
-            AuthError::Expired => Self::new(Code::TokenExpired, "the token in Access-Token has expired; log in again or refresh it"),
+            AuthError::Expired => {
+                Self::new(Code::TokenExpired, "the token in Access-Token has expired; log in again or refresh it")
+            }
         }
     }
 }

@@ -170,9 +170,10 @@ async fn find(app: &App, caller: &Caller, named: &TaskNamed) -> Result<TaskInfo,
     };
     match app.engine.read(read).await? {
         (_, Some(task)) => Ok(task),
-        (true, None) => {
-            Err(Failure::new(Code::TaskUnknown, format!("product {} has no task {:?}; list its tasks", named.product_id, named.task_id)))
-        }
+        (true, None) => Err(Failure::new(
+            Code::TaskUnknown,
+            format!("product {} has no task {:?}; list its tasks", named.product_id, named.task_id),
+        )),
         (false, None) => Err(Failure::new(Code::ProductUnknown, format!("there is no product {:?} here", named.product_id))),
     }
 }

@@ -39,7 +39,9 @@ fn check<T: Debug>(value: Result<T, Failure>, expected: Expect) {
 fn a_task_is_read_with_its_defaults() {
     check(
         decode::create_task(CREATE.as_bytes()),
-        expect![[r#"CreateTask { product_id: "160fa2b1f2a1e1f2160fa2b1f2a1e1f2", name: "n", description: "d", component: Component { component_type: 1, identify: 0 }, mode: Automatic, from_version: "1", from_file: FileNamed { url: "http://x/1", md5: "m1", size: 10 }, target_version: "2", target_file: FileNamed { url: "http://x/2", md5: "m2", size: 20 }, maximum_concurrency: None }"#]],
+        expect![[
+            r#"CreateTask { product_id: "160fa2b1f2a1e1f2160fa2b1f2a1e1f2", name: "n", description: "d", component: Component { component_type: 1, identify: 0 }, mode: Automatic, from_version: "1", from_file: FileNamed { url: "http://x/1", md5: "m1", size: 10 }, target_version: "2", target_file: FileNamed { url: "http://x/2", md5: "m2", size: 20 }, maximum_concurrency: None }"#
+        ]],
     );
 }
 
@@ -139,7 +141,9 @@ fn what_is_no_json_object_is_refused() {
 
 #[test]
 fn a_status_is_0_or_1() {
-    let read = |status: &str| decode::set_task_status(format!(r#"{{"product_id":"p","upgrade_task_id":"t","status":{status}}}"#).as_bytes());
+    let read = |status: &str| {
+        decode::set_task_status(format!(r#"{{"product_id":"p","upgrade_task_id":"t","status":{status}}}"#).as_bytes())
+    };
     assert!(read("1").unwrap().started);
     assert!(!read("\"0\"").unwrap().started);
     check(read("2"), expect!["4001036 status must be 0 (stopped) or 1 (started), got 2"]);
@@ -171,7 +175,9 @@ fn the_checks_of_real_clients_are_read() {
 fn a_report_is_read_and_its_words_are_cut_rather_than_refused() {
     check(
         decode::report(br#"{"type":"1","mod":"1","identify":"0","last_version":"01","current_version":"2","result":"0"}"#),
-        expect![[r#"Reported { component: Component { component_type: 1, identify: 0 }, model: "1", last_version: "1", current_version: "2", succeeded: true, description: None, start_date: None, end_date: None }"#]],
+        expect![[
+            r#"Reported { component: Component { component_type: 1, identify: 0 }, model: "1", last_version: "1", current_version: "2", succeeded: true, description: None, start_date: None, end_date: None }"#
+        ]],
     );
     let wordy = format!(
         r#"{{"type":2,"mod":"m","identify":3,"last_version":1,"current_version":2,"result":1,"desc":"{}","start_date":"2015-10-09T08:15:40.843Z"}}"#,
@@ -247,6 +253,7 @@ fn task() -> Task {
         artifact: Artifact { image: None, url: Some("http://x/2".into()), size: 20, md5: "m2".into(), sha256: None },
         firmware: None,
         scope: Scope::default(),
+        members: None,
         policy: Policy::default(),
         status: TaskStatus::Stopped,
         created_at: Timestamp(0),
@@ -298,7 +305,14 @@ fn a_task_made_elsewhere_has_neither_null_nor_a_made_up_number() {
 
 #[test]
 fn versions_are_bare_numbers() {
-    for (version, text) in [("0", "0"), ("2147483647", "2147483647"), ("01", "\"01\""), ("", "\"\""), ("-1", "\"-1\""), ("2147483648", "\"2147483648\"")] {
+    for (version, text) in [
+        ("0", "0"),
+        ("2147483647", "2147483647"),
+        ("01", "\"01\""),
+        ("", "\"\""),
+        ("-1", "\"-1\""),
+        ("2147483648", "\"2147483648\""),
+    ] {
         assert_eq!(written(&VersionShown(version)), text);
     }
 }
@@ -314,9 +328,13 @@ fn the_largest_task_that_the_budget_promises_stays_below_1024_bytes() {
     task.status = TaskStatus::Started;
     task.artifact.md5 = "f".repeat(32).into();
     task.artifact.size = 9_999_999_999;
-    // A link of ours for the target, and as long a URL for the start as the rest leaves room for.
+    // A link of ours for the target, and a URL of 200 for the start.
     let link = format!("http://{}", "l".repeat(248));
-    for (key, value) in [("from_version_url", format!("http://{}", "f".repeat(220))), ("from_version_md5", "f".repeat(32)), ("from_version_size", "9999999999".to_owned())] {
+    for (key, value) in [
+        ("from_version_url", format!("http://{}", "f".repeat(193))),
+        ("from_version_md5", "f".repeat(32)),
+        ("from_version_size", "9999999999".to_owned()),
+    ] {
         task.annotations.insert(key.into(), value.into());
     }
     let text = written(&TaskShown::new(&task, &"a".repeat(32), 1_000_000).offered("2147483646", Some(&link)));
@@ -339,7 +357,9 @@ fn firmware_is_written_with_its_dates() {
         device_type: None,
         file_type: FileType::SoftwarePackage,
         created_at: Timestamp(1_444_378_540_843),
-        annotations: [("release_date", "2015-10-10T00:00:00.000Z"), ("is_release", "true")].map(|(key, value)| (key.into(), value.into())).into(),
+        annotations: [("release_date", "2015-10-10T00:00:00.000Z"), ("is_release", "true")]
+            .map(|(key, value)| (key.into(), value.into()))
+            .into(),
     };
     expect![[r#"{"id":"000000010000000200000003","product_id":"p","mod":"M1","version":5,"file_url":"http://x/5","file_md5":"m5","file_size":50,"description":"d","release_date":"2015-10-10T00:00:00.000Z","create_date":"2015-10-09T08:15:40.843Z","is_release":true,"type":1,"identify":0}"#]]
         .assert_eq(&written(&FirmwareShown::new(&firmware, "p")));
