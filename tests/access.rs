@@ -153,6 +153,9 @@ fn a_look_by_a_user_takes_no_permit_and_records_nothing() {
     let world = World::new();
     world.north.post(&format!("{}/stop", world.task), &json!({})).expect(200);
     let capped = world.fleet.start_task(&world.north, json!({ "from_versions": ["1.5"], "maximum_concurrency": 1 }));
+    let device_path = "/api/v1/products/pump/devices/p-1";
+    let registered = json!({ "components": [{ "type": 1, "identify": 0, "version": "1.0" }] });
+    assert!(world.north.put(device_path, &registered).status < 300);
     let device = world.fleet.device(&world.north, "p-1");
     let user = world.token(json!({ "role": "user" }));
     for client in [&user, &world.north] {
@@ -161,7 +164,8 @@ fn a_look_by_a_user_takes_no_permit_and_records_nothing() {
     }
     assert_eq!(crate::common::fleet::task(&world.north, &capped)["permits_held"], 0);
     assert_eq!(crate::common::fleet::rows(&world.north, &capped), Vec::<serde_json::Value>::new());
-    user.get("/api/v1/products/pump/devices/p-1").refused(404);
+    let components = world.north.get(device_path).expect(200).json()["components"].clone();
+    assert_eq!(components[0]["version"], "1.0", "the version that was asked about was recorded");
 }
 
 #[test]

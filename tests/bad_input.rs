@@ -36,7 +36,7 @@ fn a_task_with_a_wrong_field_is_refused_and_not_kept() {
         json!({ "product_id": "x".repeat(200) }),
         json!({ "product_id": "line\nbreak" }),
         json!({ "type": "main" }),
-        json!({ "type": 99 }),
+        json!({ "type": 70_000 }),
         json!({ "type": -1 }),
         json!({ "type": 1.5 }),
         json!({ "identify": "second" }),
@@ -105,7 +105,7 @@ fn firmware_with_a_wrong_field_is_refused_and_not_kept() {
     let good = json!({ "product_id": "pump", "type": 1, "identify": 0, "version": "3.0", "image": fleet.image_id });
     for wrong in [
         json!({ "product_id": null }),
-        json!({ "type": 99 }),
+        json!({ "type": 70_000 }),
         json!({ "identify": -1 }),
         json!({ "version": "" }),
         json!({ "version": ["3.0"] }),
@@ -134,7 +134,7 @@ fn a_check_or_report_with_a_wrong_field_is_refused_and_takes_no_permit() {
     let client = device.client(&server);
     for wrong in [
         json!({ "type": "main" }),
-        json!({ "type": 99 }),
+        json!({ "type": 70_000 }),
         json!({ "identify": [] }),
         json!({ "version": null }),
         json!({ "version": {} }),
@@ -230,7 +230,7 @@ fn an_image_beyond_the_limit_is_refused_and_not_kept() {
     }
     // Without a length it is noticed on the way.
     let head = format!(
-        "POST /api/v1/images HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        "POST /api/v1/images HTTP/1.1\r\nHost: t\r\nConnection: close\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\nTransfer-Encoding: chunked\r\n\r\n"
     );
     let mut request = head.into_bytes();
     request.extend_from_slice(format!("{:x}\r\n", image.len()).as_bytes());

@@ -3,7 +3,7 @@
 use crate::common::server::{lines_of, parse_ready, run, sluicegate};
 use crate::common::{ADMIN_TOKEN, Fleet, PATIENCE, TestServer, wait_until};
 use serde_json::{Value, json};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 
@@ -156,13 +156,16 @@ fn sigterm_finishes_what_is_in_flight_and_exits_with_0() {
     let mut upload = server.anonymous().connect().unwrap();
     let image = crate::common::image_bytes(64_000);
     let head = format!(
-        "POST /api/v1/images HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\nContent-Length: {}\r\n\r\n",
+        "POST /api/v1/images HTTP/1.1\r\nHost: test\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\n\
+         Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
         image.len()
     );
     upload.write_all(head.as_bytes()).unwrap();
+    // It has begun once the server asks for the body.
+    let mut go_on = [0; "HTTP/1.1 100 Continue\r\n\r\n".len()];
+    upload.read_exact(&mut go_on).unwrap();
+    assert!(go_on.starts_with(b"HTTP/1.1 100"), "{}", String::from_utf8_lossy(&go_on));
     upload.write_all(&image[..32_000]).unwrap();
-    // Known to have begun: another request, sent later, has been answered.
-    admin.get(&path).expect(200);
     server.signal(rustix::process::Signal::TERM);
     wait_until("new connections are refused", || admin.connect().is_err().then_some(()));
     upload.write_all(&image[32_000..]).unwrap();
@@ -248,7 +251,7 @@ fn firmware_is_pushed_devices_imported_and_tasks_steered_from_the_command_line()
     printed(&operator(&server, &["device", "import", devices.to_str().unwrap()]));
     admin.get("/api/v1/products/pump/devices/p-1").expect(200);
     let firmware_id = admin.get("/api/v1/firmware").expect(200).json()["items"][0]["id"].clone();
-    assert_eq!(pushed["id"], firmware_id, "{pushed}");
+    assert_eq!(pushed["firmware"]["id"], firmware_id, "{pushed}");
     let task = json!({ "product_id": "pump", "type": 1, "identify": 0, "firmware_id": firmware_id, "from_versions": ["1.0"] });
     let task_id = crate::common::fleet::id_text(&admin.post("/api/v1/tasks", &task).expect(201).json()["id"]);
     printed(&operator(&server, &["task", "start", &task_id]));

@@ -240,9 +240,3 @@ fn the_bytes_are_the_same_with_a_token_as_by_link() {
     let part = admin.request("GET", &path).header("Range", "bytes=10-19").send().expect(206);
     assert_eq!(part.body, &world.image[10..20]);
 }
-
-#[test]
-fn an_empty_image_is_no_image() {
-    let server = TestServer::start();
-    server.admin().request("POST", "/api/v1/images").body(b"").send().refused(400);
-}

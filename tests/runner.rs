@@ -3,7 +3,7 @@
 //!
 //! The engine's own tests carry the load; here stands what only the whole can show: the wire, the process, the disk, the crash.
 
-#![allow(clippy::unwrap_used, reason = "a test that meets what it doesn't expect should end there and then")]
+#![expect(clippy::unwrap_used, reason = "a test that meets what it doesn't expect should end there and then")]
 
 mod common;
 

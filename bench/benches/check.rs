@@ -33,7 +33,14 @@ fn asked(shape: FleetShape, devices: u32) -> Vec<Asked> {
     scattered(devices).take(devices.min(ASKED_MAX) as usize).map(ask).collect()
 }
 
-fn measure(criterion: &mut Criterion, group: &str, label: String, engine: &Engine, asked: &[Asked], expected: fn(&Checked) -> bool) {
+fn measure(
+    criterion: &mut Criterion,
+    group: &str,
+    label: String,
+    engine: &Engine,
+    asked: &[Asked],
+    expected: fn(&Checked) -> bool,
+) {
     for asked in asked.iter().take(100) {
         assert!(expected(&engine.check(&asked.check(), NOW)), "{group} {label} measures something else");
     }
@@ -63,7 +70,8 @@ fn nothing_to_do(criterion: &mut Criterion) {
 }
 
 fn capped(criterion: &mut Criterion) {
-    let shape = FleetShape { devices: 1_000_000, tasks: 100_000, products: 100, devices_at_start: 1_000_000, maximum_concurrency: Some(1) };
+    let shape =
+        FleetShape { devices: 1_000_000, tasks: 100_000, products: 100, devices_at_start: 1_000_000, maximum_concurrency: Some(1) };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let engine = shape.engine(folder.path());
     // The first device of each task takes its only permit.
@@ -80,11 +88,14 @@ fn capped(criterion: &mut Criterion) {
     let waits: Vec<Asked> =
         all.into_iter().filter(|asked| matches!(engine.check(&asked.check(), NOW), Checked::Decided(Decision::Wait(_)))).collect();
     let label = format!("{} devices, {} tasks", shape.devices, shape.tasks);
-    measure(criterion, "check/held by the cap", label, &engine, &waits, |checked| matches!(checked, Checked::Decided(Decision::Wait(_))));
+    measure(criterion, "check/held by the cap", label, &engine, &waits, |checked| {
+        matches!(checked, Checked::Decided(Decision::Wait(_)))
+    });
 }
 
 fn offer_held(criterion: &mut Criterion) {
-    let shape = FleetShape { devices: 1_000_000, tasks: 1_000, products: 100, devices_at_start: 1_000_000, maximum_concurrency: None };
+    let shape =
+        FleetShape { devices: 1_000_000, tasks: 1_000, products: 100, devices_at_start: 1_000_000, maximum_concurrency: None };
     let folder = tempfile::tempdir().expect("a temporary folder");
     let engine = shape.engine(folder.path());
     let asked = asked(shape, shape.devices);
@@ -95,7 +106,9 @@ fn offer_held(criterion: &mut Criterion) {
         }
     }
     let label = format!("{} devices, {} offers held", shape.devices, asked.len());
-    measure(criterion, "check/offer held", label, &engine, &asked, |checked| matches!(checked, Checked::Decided(Decision::Offer(_))));
+    measure(criterion, "check/offer held", label, &engine, &asked, |checked| {
+        matches!(checked, Checked::Decided(Decision::Offer(_)))
+    });
 }
 
 criterion_group!(benches, nothing_to_do, capped, offer_held);

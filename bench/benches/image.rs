@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use md5::{Digest, Md5};
-use sluicegate::image::ImageStore;
 use sluicegate::image::Declared;
+use sluicegate::image::ImageStore;
 use sluicegate::image::range;
 use std::hint::black_box;
 

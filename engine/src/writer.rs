@@ -199,7 +199,7 @@ impl Writer {
         metrics::counter!("sluicegate_writer_commit_failures_total").increment(1);
         tracing::error!(error = %error, kind = ?error.kind, commands = self.answers.len(), "a group could not be committed and was undone");
         self.shared.state_mut().undo_all();
-        if error.kind != StoreErrorKind::Full {
+        if !matches!(error.kind, StoreErrorKind::Full | StoreErrorKind::Busy) {
             self.failed = Some(error.clone());
             self.shared.writable.store(false, Ordering::Release);
         }

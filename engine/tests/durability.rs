@@ -1,5 +1,7 @@
 //! What the engine promises across crashes, full disks and many threads, tried on the real store.
 
+#![allow(clippy::unwrap_used, reason = "a test that meets what it doesn't expect should end there and then")]
+
 use sluicegate::model::*;
 use sluicegate::store::{Group, SqliteStore, Store, StoreError, StoreErrorKind};
 use sluicegate::*;
@@ -364,6 +366,7 @@ fn upgrades_are_listed_with_the_finished_ones_page_by_page() {
     }
     assert_eq!(listed.len(), 30);
     assert!(listed.is_sorted_by_key(|upgrade| upgrade.device));
-    query = store::UpgradeQuery { task: Some(task.number), states: vec![UpgradeState::Succeeded], limit: 100, ..Default::default() };
+    query =
+        store::UpgradeQuery { task: Some(task.number), states: vec![UpgradeState::Succeeded], limit: 100, ..Default::default() };
     assert_eq!(engine.upgrades(&query).unwrap().len(), 10);
 }

@@ -3,12 +3,21 @@
 //! The engine commits through [`Store`] and reads what it doesn't keep in memory (finished upgrades, old events) through
 //! [`Archive`]. Both are traits so that a test can break them. [`sqlite`] is the store of the product.
 
+pub mod sqlite;
+#[doc(hidden)]
+pub mod testing;
+
+pub use sqlite::{SqliteArchive, SqliteStore, VerifyReport, verify};
+
 use crate::model::{
     App, AppId, Device, DeviceNumber, Event, Firmware, FirmwareNumber, Image, ImageId, Product, ProductNumber, Task, TaskNumber,
     Timestamp, Token, TokenId, Upgrade, UpgradeState,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+
+/// How many of the newest events a store hands over when it is opened.
+pub const LOADED_EVENTS_MAX: usize = 16_384;
 
 /// One entity as it is after a change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +102,10 @@ pub struct UpgradeQuery {
 }
 
 /// What a store hands over when it is opened.
-#[derive(Debug)]
+///
+/// Rows come by kind, in this order: products, images, firmware, devices, tasks, upgrades, tokens, applications, and the newest
+/// [`LOADED_EVENTS_MAX`] events, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Loaded {
     Row(Row),
     /// A finished upgrade is not kept in memory as a row, only that it is finished.
@@ -126,6 +138,8 @@ pub enum StoreErrorKind {
     Version,
     /// Another process has the folder open.
     InUse,
+    /// Something that passes is in the way. Nothing was kept and nothing is broken; it may go through later.
+    Busy,
 }
 
 /// What went wrong below us.
@@ -148,6 +162,3 @@ impl StoreError {
         self
     }
 }
-
-mod quick;
-pub use quick::{SqliteArchive, SqliteStore, VerifyReport};

@@ -4,8 +4,9 @@ use super::{Failure, print, print_json};
 use clap::Args;
 use serde_json::json;
 use sluicegate::image::ImageStore;
-use sluicegate::store::{Loaded, Row, SqliteStore, StoreError, VerifyReport};
-use std::path::{Path, PathBuf};
+use sluicegate::store::{self, VerifyReport};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -22,12 +23,14 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     if !folder.is_dir() {
         return Err(Failure::new(format!("{} is no folder; give the one that `serve --data` was given", folder.display())));
     }
-    let VerifyReport { mut problems, images, .. } = read_rows(folder).map_err(|error| Failure::caused(&error))?;
+    let VerifyReport { mut problems, images, rows, groups, .. } = store::verify(folder).map_err(|error| Failure::caused(&error))?;
     problems.extend(ImageStore::verify_all(folder, &images));
     if arguments.json {
-        print_json(&json!({ "images": images.len(), "problems": problems }));
+        let rows: BTreeMap<_, _> = rows.into_iter().collect();
+        print_json(&json!({ "rows": rows, "groups": groups, "images": images.len(), "problems": problems }));
     } else if problems.is_empty() {
-        print(&format!("{}: every row and all {} images are as they were written", folder.display(), images.len()));
+        let rows: u64 = rows.iter().map(|(_, count)| count).sum();
+        print(&format!("{}: all {rows} rows and all {} images are as they were written", folder.display(), images.len()));
     } else {
         print(&problems.join("\n"));
     }
@@ -38,18 +41,4 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             folder.display()
         ))),
     }
-}
-
-/// Reads every row; one that can't be read is an error.
-fn read_rows(folder: &Path) -> Result<VerifyReport, StoreError> {
-    let mut report = VerifyReport::default();
-    let opened = SqliteStore::open(folder, &mut |loaded| {
-        if let Loaded::Row(Row::Image(image)) = loaded {
-            report.images.push((image.id, image.size));
-        }
-    });
-    drop(opened?);
-    report.images.sort();
-    report.images.dedup();
-    Ok(report)
 }

@@ -32,7 +32,7 @@ pub struct Uploaded {
 /// Why an upload was refused. Nothing of it was kept.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
-    /// The uploader's fault: a header that declares something can't be read.
+    /// The uploader's fault: a header that declares something can't be read, or there is nothing to take in.
     #[error("{0}")]
     Header(String),
     #[error(transparent)]
@@ -68,14 +68,19 @@ pub async fn upload(app: &App, organization: Arc<str>, name: Option<Arc<str>>, r
             }
         }
     });
+    let mut received_bytes = 0;
     let read = async {
         while let Some(bytes) = next_data(&mut body).await? {
+            received_bytes += bytes.len() as u64;
             if pieces.send(Piece::Data(bytes)).await.is_err() {
                 // The taker refused; its error says why.
                 return Ok(());
             }
         }
-        let _ = pieces.send(Piece::End).await;
+        // No device can install nothing: an empty image is a file that went missing on its way here.
+        if received_bytes > 0 {
+            let _ = pieces.send(Piece::End).await;
+        }
         Ok(())
     };
     let read: Result<(), BodyError> = read.await;
@@ -84,6 +89,9 @@ pub async fn upload(app: &App, organization: Arc<str>, name: Option<Arc<str>>, r
     let (sealed, _) = match (read, taken) {
         (_, Err(refused)) => return Err(refused.into()),
         (Err(broken), Ok(_)) => return Err(broken.into()),
+        (Ok(()), Ok(None)) if received_bytes == 0 => {
+            return Err(UploadError::Header("the body is empty; send the bytes of the image".to_owned()));
+        }
         (Ok(()), Ok(None)) => return Err(UploadError::Stopping),
         (Ok(()), Ok(Some(sealed))) => sealed,
     };

@@ -90,7 +90,9 @@ fn operator_of_something(app: &App, headers: &HeaderMap, now: Timestamp) -> Resu
 fn onlooker_of_something(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Failure> {
     let caller = caller(app, headers, now)?;
     if !caller.can_look() {
-        return Err(Failure::forbidden("this call needs a user's or an operator's token, got a device's; devices check and report"));
+        return Err(Failure::forbidden(
+            "this call needs a user's or an operator's token, got a device's; devices check and report",
+        ));
     }
     Ok(caller)
 }
@@ -115,7 +117,8 @@ pub(super) fn may_open_device(caller: &Caller, product_id: &str, device_id: &str
     if is_own && caller.may_act_for_device(product_id, device_id) {
         return Ok(());
     }
-    let what = if caller.role == Role::Device { "a device's token opens that device alone" } else { "this token opens another device" };
+    let what =
+        if caller.role == Role::Device { "a device's token opens that device alone" } else { "this token opens another device" };
     Err(Failure::forbidden(format!("{what}; use the token of this product and device")))
 }
 

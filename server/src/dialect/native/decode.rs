@@ -3,7 +3,7 @@
 //! The ranges of values belong to the engine; here only what JSON can't say for itself is checked. An explicit `null` is absent.
 
 use super::failure::{Failure, shortened};
-use super::whole::Whole;
+use super::whole::{ComponentType, Whole};
 use ::http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
@@ -46,7 +46,7 @@ fn explain<'de, T: Deserialize<'de>>(body: &'de [u8], error: &serde_json::Error)
 /// Messages quote what came, and that may be as long as the body.
 const MESSAGE_CHARS_MAX: usize = 500;
 
-pub(super) fn component(component_type: Whole<u16>, identify: Whole<u32>) -> Component {
+pub(super) fn component(component_type: ComponentType, identify: Whole<u32>) -> Component {
     Component { component_type: component_type.0, identify: identify.0 }
 }
 
@@ -58,7 +58,7 @@ pub(super) struct CheckBody<'a> {
     #[serde(borrow)]
     pub(super) device_id: Cow<'a, str>,
     #[serde(rename = "type")]
-    pub(super) component_type: Whole<u16>,
+    pub(super) component_type: ComponentType,
     pub(super) identify: Whole<u32>,
     #[serde(borrow)]
     pub(super) version: Cow<'a, str>,
@@ -120,7 +120,7 @@ pub(super) struct DeviceBody {
 #[derive(Debug, Deserialize)]
 struct InstalledBody {
     #[serde(rename = "type")]
-    component_type: Whole<u16>,
+    component_type: ComponentType,
     identify: Whole<u32>,
     version: String,
 }
@@ -131,7 +131,9 @@ impl DeviceBody {
         for (field, named, path) in [("product_id", &self.product_id, product_id), ("device_id", &self.device_id, device_id)] {
             if let Some(named) = named.as_deref().filter(|named| *named != path) {
                 let named = shortened(named, 80);
-                return Err(Failure::invalid(format!("{field} is {named:?} in the body and {path:?} in the path; leave it out of the body")));
+                return Err(Failure::invalid(format!(
+                    "{field} is {named:?} in the body and {path:?} in the path; leave it out of the body"
+                )));
             }
         }
         Ok(self.named(product_id.to_owned(), device_id.to_owned()))
@@ -179,7 +181,7 @@ pub(super) fn json_text(value: &Value) -> Box<str> {
 pub(super) struct FirmwareBody {
     pub(super) product_id: String,
     #[serde(rename = "type")]
-    pub(super) component_type: Whole<u16>,
+    pub(super) component_type: ComponentType,
     pub(super) identify: Whole<u32>,
     pub(super) version: String,
     pub(super) image: String,
@@ -217,8 +219,9 @@ pub(super) struct TokenBody {
 
 impl TokenBody {
     pub(super) fn role(&self) -> Result<Role, Failure> {
-        Role::from_name(&self.role)
-            .ok_or_else(|| Failure::invalid(format!("role is {:?}; give admin, operator, user or device", shortened(&self.role, 80))))
+        Role::from_name(&self.role).ok_or_else(|| {
+            Failure::invalid(format!("role is {:?}; give admin, operator, user or device", shortened(&self.role, 80)))
+        })
     }
 }
 
@@ -253,7 +256,9 @@ mod tests {
     fn a_wrong_value_is_told_with_its_path_and_what_was_expected() {
         let check = refused::<CheckBody<'_>>(r#"{"product_id":"p","device_id":"d","type":"one","identify":0,"version":"1"}"#);
         assert!(check.contains("type: invalid value: string \"one\", expected a whole number from 0 to 65535"), "{check}");
-        let device = refused::<DeviceBody>(r#"{"components":[{"type":1,"identify":0,"version":"1"},{"type":1,"identify":-1,"version":"1"}]}"#);
+        let device = refused::<DeviceBody>(
+            r#"{"components":[{"type":1,"identify":0,"version":"1"},{"type":1,"identify":-1,"version":"1"}]}"#,
+        );
         assert!(device.contains("components[1].identify"), "{device}");
         let missing = refused::<CheckBody<'_>>(r#"{"product_id":"p","device_id":"d","type":1,"identify":0}"#);
         assert!(missing.contains("missing field `version`"), "{missing}");
@@ -264,7 +269,10 @@ mod tests {
     #[test]
     fn null_is_absent_and_unknown_fields_are_ignored_where_nothing_can_widen() {
         let body: DeviceBody = parse(br#"{"components":null,"tags":null,"model":null,"colour":"red"}"#).unwrap();
-        assert_eq!(body.of_path("p", "d").unwrap(), NewDevice { product_id: "p".into(), device_id: "d".into(), ..NewDevice::default() });
+        assert_eq!(
+            body.of_path("p", "d").unwrap(),
+            NewDevice { product_id: "p".into(), device_id: "d".into(), ..NewDevice::default() }
+        );
         let refused = refused::<TokenBody>(r#"{"role":"device","product":"p"}"#);
         assert!(refused.contains("unknown field `product`"), "{refused}");
     }

@@ -92,7 +92,11 @@ impl<'a> DeviceShown<'a> {
     pub(super) fn new(device: &'a Device) -> Self {
         let details = device.details();
         Self {
-            components: device.components.iter().map(|installed| InstalledShown::new(installed.component, &installed.version)).collect(),
+            components: device
+                .components
+                .iter()
+                .map(|installed| InstalledShown::new(installed.component, &installed.version))
+                .collect(),
             attributes: details.attributes.iter().map(|(key, value)| (&**key, Attribute(value))).collect(),
             tags: &details.tags,
             groups: &details.groups,
@@ -378,7 +382,8 @@ mod tests {
     #[test]
     fn a_device_is_shown_in_the_shape_of_its_put() {
         let details = DeviceDetails {
-            attributes: [("floor".into(), "4".into()), ("odd".into(), "no json".into()), ("site".into(), "\"north\"".into())].into(),
+            attributes: [("floor".into(), "4".into()), ("odd".into(), "no json".into()), ("site".into(), "\"north\"".into())]
+                .into(),
             model: Some("P-7".into()),
             ..DeviceDetails::default()
         };

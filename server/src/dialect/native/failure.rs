@@ -8,7 +8,7 @@ use crate::dialect::common::upload::UploadError;
 use crate::http::path::PathError;
 use crate::http::{BodyError, Reply, Request, json, retry_after, with_header};
 use ::http::StatusCode;
-use ::http::header::{ALLOW, WWW_AUTHENTICATE};
+use ::http::header::{ALLOW, CONNECTION, WWW_AUTHENTICATE};
 use serde::Serialize;
 use sluicegate::Error;
 use sluicegate::image::{ImageError, IngestError};
@@ -74,6 +74,10 @@ impl Failure {
         if self.status == StatusCode::UNAUTHORIZED {
             reply = with_header(reply, WWW_AUTHENTICATE, "Bearer");
         }
+        // What is left of such a body is not worth reading.
+        if matches!(self.status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+            reply = with_header(reply, CONNECTION, "close");
+        }
         match self.retry_after_s {
             Some(seconds) => retry_after(reply, seconds),
             None => reply,
@@ -130,7 +134,7 @@ impl From<BodyError> for Failure {
 impl From<UploadError> for Failure {
     fn from(error: UploadError) -> Self {
         match error {
-            UploadError::Header(message) => Self::new(StatusCode::BAD_REQUEST, "invalid_header", message),
+            UploadError::Header(message) => Self::new(StatusCode::BAD_REQUEST, "invalid_upload", message),
             UploadError::Body(error) => error.into(),
             UploadError::Ingest(error) => error.into(),
             UploadError::Engine(error) => error.into(),

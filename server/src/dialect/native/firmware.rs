@@ -2,6 +2,7 @@
 
 use super::decode::{self, FirmwareBody};
 use super::encode::{FirmwareShown, Hex};
+use super::failure::Failure;
 use super::page::{Kind, Wanted, page};
 use super::{Answer, access, body_of};
 use crate::app::App;
@@ -65,10 +66,11 @@ pub(super) async fn create(app: &App, request: Request) -> Answer {
 }
 
 /// The organization's own image of this SHA-256.
-async fn artifact(app: &App, organization: &str, image: &str) -> Result<Artifact, Error> {
-    let unknown = || Error::not_found(Entity::Image, image);
-    let id: ImageId = image.parse().map_err(|_| unknown())?;
-    let image = app.engine.read(|state| state.image(organization, id)).await?.ok_or_else(unknown)?;
+async fn artifact(app: &App, organization: &str, image: &str) -> Result<Artifact, Failure> {
+    let id: ImageId =
+        image.parse().map_err(|error| Failure::invalid(format!("image: {error}; give what POST /images answered")))?;
+    let image = app.engine.read(|state| state.image(organization, id)).await?;
+    let image = image.ok_or_else(|| Error::not_found(Entity::Image, id))?;
     Ok(Artifact {
         image: Some(id),
         url: None,

@@ -139,7 +139,10 @@ impl Import {
         let failure = Failure::from(error);
         match self.commit().await {
             Ok(()) => Failure {
-                message: format!("{}; {} devices were accepted and {} refused before", failure.message, self.accepted, self.refused),
+                message: format!(
+                    "{}; {} devices were accepted and {} refused before",
+                    failure.message, self.accepted, self.refused
+                ),
                 ..failure
             },
             Err(failure) => failure,
@@ -157,7 +160,8 @@ impl Import {
                 }
             },
             Err(TooLong) => {
-                let message = format!("the line is longer than {LINE_BYTES_MAX} bytes; a device is a line, with a newline at its end");
+                let message =
+                    format!("the line is longer than {LINE_BYTES_MAX} bytes; a device is a line, with a newline at its end");
                 self.refuse(line.number, None, &Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "line_too_long", message));
             }
         }
@@ -308,7 +312,8 @@ mod tests {
     #[test]
     fn lines_are_the_same_however_the_body_is_cut() {
         let text = b"one\n\ntwo\r\nthree";
-        let expected = [(1, Ok("one".to_owned())), (2, Ok(String::new())), (3, Ok("two\r".to_owned())), (4, Ok("three".to_owned()))];
+        let expected =
+            [(1, Ok("one".to_owned())), (2, Ok(String::new())), (3, Ok("two\r".to_owned())), (4, Ok("three".to_owned()))];
         for piece in 1..=text.len() {
             assert_eq!(lines(text, piece), expected, "in pieces of {piece}");
         }

@@ -30,7 +30,9 @@ impl Wanted {
             None => LIMIT_DEFAULT,
             Some(text) => {
                 let limit = text.parse().ok().filter(|limit| (1..=LIMIT_MAX).contains(limit));
-                limit.ok_or_else(|| Failure::invalid(format!("limit is {:?}; give 1 to {LIMIT_MAX}", super::failure::shortened(text, 40))))?
+                limit.ok_or_else(|| {
+                    Failure::invalid(format!("limit is {:?}; give 1 to {LIMIT_MAX}", super::failure::shortened(text, 40)))
+                })?
             }
         };
         Ok(Self { limit, cursor: query.get("cursor").filter(|cursor| !cursor.is_empty()).map(str::to_owned) })
@@ -100,12 +102,12 @@ pub(super) fn page<'a, T, S: Serialize>(
     shown: impl Fn(&'a T) -> S,
     cursor: impl Fn(&T) -> String,
 ) -> Result<Reply, Failure> {
-    page_of(wanted.limit, PAGE_BYTES_MAX, items, shown, cursor)
-        .map(|text| json_bytes(StatusCode::OK, Bytes::from(text)))
-        .map_err(|error| {
+    page_of(wanted.limit, PAGE_BYTES_MAX, items, shown, cursor).map(|text| json_bytes(StatusCode::OK, Bytes::from(text))).map_err(
+        |error| {
             tracing::error!(%error, "a list could not be written as JSON");
             Failure::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "this is a fault of the server; it was logged")
-        })
+        },
+    )
 }
 
 fn page_of<'a, T, S: Serialize>(

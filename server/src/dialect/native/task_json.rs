@@ -6,7 +6,7 @@ use super::decode::{component, json_text};
 use super::encode::{Attribute, ComponentShown, Counts, Id, Time};
 use super::failure::{Failure, shortened};
 use super::firmware;
-use super::whole::Whole;
+use super::whole::{ComponentType, Whole};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sluicegate::model::{
@@ -23,7 +23,7 @@ pub(super) struct TaskBody {
     name: Option<String>,
     description: Option<String>,
     #[serde(rename = "type")]
-    component_type: Whole<u16>,
+    component_type: ComponentType,
     identify: Whole<u32>,
     firmware_id: String,
     from_versions: Vec<String>,
@@ -236,7 +236,10 @@ impl ScheduleBody {
     fn schedule(self) -> Result<Schedule, Failure> {
         let time = |field, time: Option<TimeBody>| time.map(|time| time.timestamp(field)).transpose();
         let daily = self.daily.map(|daily| {
-            Ok::<_, Failure>(Daily { from_s: daily.from.seconds("schedule.daily.from")?, to_s: daily.to.seconds("schedule.daily.to")? })
+            Ok::<_, Failure>(Daily {
+                from_s: daily.from.seconds("schedule.daily.from")?,
+                to_s: daily.to.seconds("schedule.daily.to")?,
+            })
         });
         Ok(Schedule {
             start: time("schedule.start", self.start)?,
@@ -475,7 +478,10 @@ mod tests {
         for (more, named) in [
             (json!({ "maximum_concurency": 5 }), "maximum_concurency"),
             (json!({ "scope": { "type": "devices", "device": ["d"] } }), "scope.device"),
-            (json!({ "scope": { "type": "asset_trees", "asset_trees": [{ "tree": "t", "node": ["n"] }] } }), "scope.asset_trees[0].node"),
+            (
+                json!({ "scope": { "type": "asset_trees", "asset_trees": [{ "tree": "t", "node": ["n"] }] } }),
+                "scope.asset_trees[0].node",
+            ),
             (json!({ "schedule": { "begin": 1 } }), "schedule.begin"),
             (json!({ "schedule": { "daily": { "from": "01:00", "until": "02:00" } } }), "schedule.daily.until"),
             (json!({ "retry": { "count": 1, "interval": 1 } }), "retry.interval"),
@@ -569,8 +575,13 @@ mod tests {
             changed_at: Timestamp(0),
             annotations: BTreeMap::new(),
         };
-        let product =
-            Product { number: ProductNumber(0), organization: "default".into(), id: "p".into(), name: None, created_at: Timestamp(0) };
+        let product = Product {
+            number: ProductNumber(0),
+            organization: "default".into(),
+            id: "p".into(),
+            name: None,
+            created_at: Timestamp(0),
+        };
         let info = TaskInfo {
             row: Arc::new(task),
             product: Arc::new(product),
@@ -605,7 +616,10 @@ mod tests {
         let shown = shown(read(json!({})).unwrap());
         assert_eq!(shown["timeout_s"], 7_200);
         assert_eq!(shown["scope"], json!({ "type": "total" }));
-        assert_eq!((&shown["schedule"], &shown["retry"], &shown["maximum_concurrency"]), (&Value::Null, &Value::Null, &Value::Null));
+        assert_eq!(
+            (&shown["schedule"], &shown["retry"], &shown["maximum_concurrency"]),
+            (&Value::Null, &Value::Null, &Value::Null)
+        );
         assert_eq!((&shown["kind"], &shown["policy"]), (&json!("upgrade"), &json!("incremental")));
     }
 }

@@ -129,7 +129,9 @@ pub(super) async fn delete_app(app: &App, request: Request, id: &str) -> Answer 
 /// An application opens its whole organization.
 fn refuse_product_bound(caller: &Caller) -> Result<(), Failure> {
     match caller.product_id {
-        Some(_) => Err(Failure::forbidden("this token opens one product, an application the whole organization; use one without a product")),
+        Some(_) => Err(Failure::forbidden(
+            "this token opens one product, an application the whole organization; use one without a product",
+        )),
         None => Ok(()),
     }
 }
@@ -139,7 +141,14 @@ mod tests {
     use super::*;
 
     fn caller(role: Role, product_id: Option<&str>) -> Caller {
-        Caller { role, organization: "acme".into(), product_id: product_id.map(Into::into), device_id: None, token: None, app: None }
+        Caller {
+            role,
+            organization: "acme".into(),
+            product_id: product_id.map(Into::into),
+            device_id: None,
+            token: None,
+            app: None,
+        }
     }
 
     #[test]

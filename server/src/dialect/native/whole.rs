@@ -71,16 +71,41 @@ impl<T: Unsigned> Visitor<'_> for WholeVisitor<T> {
     }
 }
 
+/// What kind of processor a component is: one word for it in every dialect, so one range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ComponentType(pub(super) u16);
+
+impl<'de> Deserialize<'de> for ComponentType {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Whole(value) = Whole::<u16>::deserialize(deserializer)?;
+        let expected = &"1 (the main processor), 2 (a further processor) or 3 (a sub-device)";
+        if (1..=3).contains(&value) {
+            Ok(Self(value))
+        } else {
+            Err(D::Error::invalid_value(Unexpected::Unsigned(value.into()), expected))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_component_type_that_no_device_has_is_refused() {
+        assert_eq!(serde_json::from_str::<ComponentType>("\"2\"").unwrap(), ComponentType(2));
+        for text in ["0", "4", "99", "65536"] {
+            assert!(serde_json::from_str::<ComponentType>(text).unwrap_err().to_string().contains("expected"), "{text}");
+        }
+    }
 
     #[test]
     fn a_whole_number_comes_as_a_number_or_as_its_digits() {
         for text in ["7", "\"7\"", "\" 7 \"", "7.0", "\"007\""] {
             assert_eq!(serde_json::from_str::<Whole<u8>>(text).unwrap(), Whole(7), "{text}");
         }
-        for text in ["256", "-1", "7.5", "\"\"", "\"seven\"", "\"-7\"", "\"7.0\"", "null", "true", "[]", "\"99999999999999999999\""] {
+        for text in ["256", "-1", "7.5", "\"\"", "\"seven\"", "\"-7\"", "\"7.0\"", "null", "true", "[]", "\"99999999999999999999\""]
+        {
             let refused = serde_json::from_str::<Whole<u8>>(text).unwrap_err().to_string();
             assert!(refused.contains("a whole number from 0 to 255"), "{text}: {refused}");
         }
