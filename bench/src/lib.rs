@@ -67,7 +67,7 @@ impl FleetShape {
 
     /// An engine that holds this fleet, with a store that keeps nothing.
     pub fn engine(&self, folder: &Path) -> Engine {
-        let opened = Opened { store: 1, last_group: 0, last_event_sequence: 1 };
+        let opened = Opened { store: 1, ..Opened::default() };
         Engine::with_store(Options::new(folder), |sink| {
             self.rows(sink);
             Ok((NullStore, Arc::new(NullStore), opened))

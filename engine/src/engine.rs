@@ -269,7 +269,7 @@ impl Engine {
 
     /// Reads a consistent, durable state. Takes a short read lock: for operators, not for devices. `read` may run twice.
     pub async fn read<R>(&self, read: impl FnMut(&State) -> R) -> Result<R, Error> {
-        Ok(self.inner.shared.read(read).await)
+        self.inner.shared.read(read).await
     }
 
     /// The same for callers without an async runtime.

@@ -29,10 +29,11 @@ pub struct Limits {
     pub products_max: usize,
     /// Devices of all products. Each costs about 200 bytes; the memory of the machine is the real bound.
     pub devices_max: usize,
-    /// Tasks not deleted.
+    /// Tasks not deleted. Each costs about 1 kB, and more for a snapshot of a large fleet.
     pub tasks_max: usize,
+    /// Firmware of all products. Each costs about 500 bytes.
     pub firmware_max: usize,
-    /// Unexpired tokens. Each costs about 200 bytes.
+    /// Unexpired tokens of all organizations. Each costs about 250 bytes: the default is a bound of some 1.2 GB.
     pub tokens_max: usize,
     /// Events kept; older ones are dropped. Kept on disk, the newest 16,384 of them in memory too.
     pub events_max: u64,
@@ -64,7 +65,7 @@ impl Default for Limits {
             devices_max: 50_000_000,
             tasks_max: 1_000_000,
             firmware_max: 1_000_000,
-            tokens_max: 100_000_000,
+            tokens_max: 5_000_000,
             events_max: 1_000_000,
             queue_max: 65_536,
             permits_max: None,

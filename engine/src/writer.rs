@@ -20,8 +20,10 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{oneshot, watch};
 
-/// A group takes this many commands at most: about a millisecond of applying, so that readers of the state wait no longer.
+/// A group takes this many commands at most: about a millisecond of applying, for commands about one device each.
 const GROUP_COMMANDS_MAX: usize = 1_024;
+/// A group ends after about this many bytes, however few commands made them: far below what one row of the log can hold.
+const GROUP_BYTES_MAX: usize = 16 << 20;
 
 pub(crate) type Answer = oneshot::Sender<Result<Outcome, Error>>;
 
@@ -52,6 +54,9 @@ struct Progress {
     failed: u64,
 }
 
+/// Stands for every attempt, once there will be no more.
+const ENDED: u64 = u64::MAX;
+
 impl Shared {
     pub(crate) fn new(state: State, published: Arc<Published>, events: EventLog, committed: u64) -> Self {
         Self {
@@ -74,18 +79,19 @@ impl Shared {
     }
 
     /// Reads the state as soon as what was read is durable; reads again where its commit failed.
-    pub(crate) async fn read<R>(&self, mut read: impl FnMut(&State) -> R) -> R {
+    pub(crate) async fn read<R>(&self, mut read: impl FnMut(&State) -> R) -> Result<R, Error> {
         loop {
             let (result, attempt) = {
                 let state = self.state();
                 (read(&state), state.uncommitted_attempt())
             };
-            let Some(attempt) = attempt else { return result };
+            let Some(attempt) = attempt else { return Ok(result) };
             let mut progress = self.progress.subscribe();
             match progress.wait_for(|progress| progress.finished >= attempt).await {
                 Ok(progress) if progress.failed >= attempt => {}
-                // The writer's end leaves nothing uncommitted that could still be taken back.
-                Ok(_) | Err(_) => return result,
+                Ok(progress) if progress.finished < ENDED => return Ok(result),
+                // The writer ended in the middle: whether what was read is durable isn't known.
+                Ok(_) | Err(_) => return Err(Error::Closed),
             }
         }
     }
@@ -146,7 +152,8 @@ impl Writer {
             };
             self.group.at = self.group.at.max(at);
             self.answers.push((answer, outcome));
-            next = if self.answers.len() < GROUP_COMMANDS_MAX { self.queue.try_recv().ok() } else { None };
+            let is_full = self.answers.len() >= GROUP_COMMANDS_MAX || state.weight_bytes() >= GROUP_BYTES_MAX;
+            next = if is_full { None } else { self.queue.try_recv().ok() };
         }
         true
     }
@@ -224,6 +231,6 @@ struct Ending(Arc<Shared>);
 impl Drop for Ending {
     fn drop(&mut self) {
         self.0.writable.store(false, Ordering::Release);
-        self.0.progress.send_modify(|progress| progress.finished = u64::MAX);
+        self.0.progress.send_modify(|progress| progress.finished = ENDED);
     }
 }

@@ -370,3 +370,67 @@ fn upgrades_are_listed_with_the_finished_ones_page_by_page() {
         store::UpgradeQuery { task: Some(task.number), states: vec![UpgradeState::Succeeded], limit: 100, ..Default::default() };
     assert_eq!(engine.upgrades(&query).unwrap().len(), 10);
 }
+
+#[test]
+fn a_deletion_that_was_undone_leaves_the_task_as_it_was_published() {
+    let folder = tempfile::tempdir().unwrap();
+    let FaultyEngine { engine, fault, .. } = faulty(folder.path());
+    let task = started_task(&engine, 1);
+    let upgrade = offered(&engine, "d0");
+    check(&engine, "d1").unwrap();
+    *fault.lock().unwrap() = Some(StoreErrorKind::Full);
+    assert!(engine.delete_task("acme", task, NOW).wait().unwrap_err().is_disk_full());
+    *fault.lock().unwrap() = None;
+    report(&engine, "d0", upgrade, ReportedState::Succeeded).unwrap();
+    offered(&engine, "d1");
+}
+
+#[test]
+fn a_number_is_not_given_to_another_device_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(folder.path());
+    for id in ["a", "b"] {
+        check(&engine, id).unwrap();
+    }
+    let snapshot = NewTask { scope: Scope { snapshot: true, ..Scope::default() }, ..new_task(Policy::default()) };
+    engine.create_task(snapshot, true, NOW).wait().unwrap();
+    engine.delete_device(device("b"), NOW).wait().unwrap();
+    drop(engine);
+    let engine = open(folder.path());
+    assert!(matches!(check(&engine, "newcomer"), Ok(Decision::NoTask)), "it came after the snapshot");
+    offered(&engine, "a");
+}
+
+#[test]
+fn a_lower_limit_than_what_is_there_opens_and_takes_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let engine = open(folder.path());
+    started_task(&engine, 100);
+    for id in ["a", "b", "c"] {
+        check(&engine, id).unwrap();
+    }
+    drop(engine);
+    let limits = Limits { devices_max: 1, ..Limits::default() };
+    let engine = Engine::open(Options { limits, ..Options::new(folder.path()) }).unwrap();
+    offered(&engine, "c");
+    assert!(matches!(check(&engine, "d"), Err(Error::LimitReached { .. })));
+}
+
+#[test]
+fn events_stay_bounded_across_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { events_max: 100, ..Limits::default() };
+    for round in 0..4 {
+        let engine = Engine::open(Options { limits: limits.clone(), ..Options::new(folder.path()) }).unwrap();
+        if round == 0 {
+            started_task(&engine, 1_000);
+        }
+        for n in 0..60 {
+            offered(&engine, &format!("d{round}-{n}"));
+        }
+        engine.tick(NOW).wait().unwrap();
+    }
+    let page = open(folder.path()).events(0, 1_000).unwrap();
+    assert_eq!(page.events.last().unwrap().sequence, 242);
+    assert!(page.events.len() <= 102, "{} are kept", page.events.len());
+}

@@ -24,9 +24,10 @@ pub(crate) struct DeviceTable {
 const SEGMENT: usize = 1 << 16;
 
 impl DeviceTable {
-    pub(crate) fn new(devices_max: usize) -> Self {
-        let segments = devices_max.div_ceil(SEGMENT) + 1;
-        Self { map: Map::default(), hasher: RandomState::default(), seen: (0..segments).map(|_| OnceLock::new()).collect() }
+    pub(crate) fn new() -> Self {
+        // One place for each segment that there can be, a megabyte in all; the segments come when they are needed.
+        let seen = (0..=u32::MAX as usize / SEGMENT).map(|_| OnceLock::new()).collect();
+        Self { map: Map::default(), hasher: RandomState::default(), seen }
     }
 
     fn hash(&self, product: ProductNumber, id: &str) -> u64 {
@@ -78,7 +79,7 @@ impl DeviceTable {
         }
     }
 
-    /// When a device was last heard of, and whether it has marks. Numbers come from the writer and are below `devices_max`.
+    /// When a device was last heard of, and whether it has marks.
     pub(crate) fn seen(&self, device: DeviceNumber) -> &SeenCell {
         let segment = self.seen[device.index() / SEGMENT].get_or_init(|| (0..SEGMENT).map(|_| SeenCell::default()).collect());
         &segment[device.index() % SEGMENT]
@@ -155,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_device_is_found_until_it_is_removed() {
-        let table = DeviceTable::new(10);
+        let table = DeviceTable::new();
         for number in 0..1000 {
             table.insert(device(number, &format!("d{number}")));
         }
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn names_that_share_a_hash_are_told_apart_also_after_one_is_removed() {
-        let table = DeviceTable::new(10);
+        let table = DeviceTable::new();
         let (first, second) = (device(1, "first"), device(2, "second"));
         // Lay `second` where a collision would have put it.
         let key = table.hash(ProductNumber(0), "second");

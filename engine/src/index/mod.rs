@@ -60,7 +60,7 @@ impl Published {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             products: papaya::HashMap::default(),
-            devices: DeviceTable::new(limits.devices_max),
+            devices: DeviceTable::new(),
             starts: papaya::HashMap::default(),
             marks: papaya::HashMap::default(),
             tokens: papaya::HashMap::default(),
@@ -100,7 +100,7 @@ impl Published {
             _ => None,
         });
         match held {
-            Some(offer) => Checked::Decided(repeat(offer, check)),
+            Some(offer) => Checked::Decided(repeat(offer, offer.task.status(), check)),
             None => self.check_start(check, product, device, marks, now),
         }
     }
@@ -211,11 +211,11 @@ impl Permits for Published {
     }
 }
 
-/// The answer to a device that holds an offer for the component it asks about.
-pub(crate) fn repeat(offer: &Arc<Offer>, check: &Check<'_>) -> Decision {
+/// The answer to a device that holds an offer for the component it asks about. `status`: of its task, now.
+pub(crate) fn repeat(offer: &Arc<Offer>, status: TaskStatus, check: &Check<'_>) -> Decision {
     let task = offer.task.row();
     if *offer.from_version == *check.version {
-        if check.rules.only_while_started && offer.task.status() == TaskStatus::Stopped {
+        if check.rules.only_while_started && status == TaskStatus::Stopped {
             return Decision::NoTask;
         }
         return Decision::Offer(Arc::clone(offer));

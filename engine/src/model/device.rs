@@ -67,6 +67,15 @@ pub struct DeviceDetails {
 }
 
 impl DeviceDetails {
+    /// How many bytes of text it holds, with what each entry costs beside.
+    pub(crate) fn text_bytes(&self) -> usize {
+        const ENTRY: usize = 8;
+        let map =
+            |map: &BTreeMap<Box<str>, Box<str>>| map.iter().map(|(key, value)| key.len() + value.len() + ENTRY).sum::<usize>();
+        let texts = |texts: &[Box<str>]| texts.iter().map(|text| text.len() + ENTRY).sum::<usize>();
+        map(&self.attributes) + map(&self.tags) + texts(&self.groups) + texts(&self.asset_nodes)
+    }
+
     const NONE: Self = Self {
         attributes: BTreeMap::new(),
         tags: BTreeMap::new(),

@@ -100,6 +100,21 @@ pub enum Selector {
     AssetTrees(Vec<AssetTree>),
 }
 
+impl Selector {
+    /// How many bytes of text it names, with what each entry costs beside.
+    pub(crate) fn text_bytes(&self) -> usize {
+        const ENTRY: usize = 8;
+        let texts = |texts: &[Box<str>]| texts.iter().map(|text| text.len() + ENTRY).sum::<usize>();
+        let map = |map: &BTreeMap<Box<str>, Vec<Box<str>>>| map.iter().map(|(key, values)| key.len() + ENTRY + texts(values)).sum();
+        match self {
+            Self::Total => 0,
+            Self::Devices(entries) | Self::Groups(entries) => texts(entries),
+            Self::Attributes(entries) | Self::Tags(entries) => map(entries),
+            Self::AssetTrees(trees) => trees.iter().map(|tree| tree.tree.len() + ENTRY + texts(&tree.nodes)).sum(),
+        }
+    }
+}
+
 /// A tree, or some of its nodes with all below them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AssetTree {

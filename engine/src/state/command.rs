@@ -60,7 +60,7 @@ pub struct CheckRules {
     pub preview: bool,
     /// A held offer is repeated only while its task is started. Without it, what runs may go on after a stop.
     pub only_while_started: bool,
-    /// The device and its product come into being if they aren't there.
+    /// The device and its product come into being if they aren't there; a preview tells what one would be told that did.
     pub register: bool,
 }
 

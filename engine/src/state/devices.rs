@@ -33,23 +33,27 @@ impl State {
         at: Timestamp,
     ) -> Result<Decision, Error> {
         validate::version("version", version, &self.limits)?;
-        let register = rules.register && !rules.preview;
-        let asking = self.asking(name, register, at)?;
+        if rules.preview
+            && rules.register
+            && let Some(decision) = self.preview_of_a_newcomer(name, component, version, at)
+        {
+            return Ok(decision);
+        }
+        let asking = self.asking(name, rules.register && !rules.preview, at)?;
         let version = self.known_version(asking.product, component, version);
         if !rules.preview {
             self.record_version(asking.device, component, &version)?;
         }
         let check = Check { device: name.as_ref(), component, version: &version, rules };
         if let Some(offer) = self.held_offer(asking.device, component) {
-            return Ok(index::repeat(&offer, &check));
+            let status = self.task_entry(offer.task.row().number).map_or(TaskStatus::Stopped, |entry| entry.view.row().status);
+            return Ok(index::repeat(&offer, status, &check));
         }
         let key = index::StartKey { product: asking.product, component, version: Arc::clone(&version) };
-        let candidates =
-            self.starts.get(&key).into_iter().flatten().rev().filter_map(|task| self.tasks.get(task)).map(|entry| &entry.view);
         let row = self.device_row(asking.device).cloned();
         let asker = Asker { row: row.as_deref(), number: asking.device };
         let standing = |task| self.standing(task, asking.device);
-        let view = match rollout::choose(candidates, asker, standing, &Truth(self), &self.limits, at) {
+        let view = match rollout::choose(self.candidates(&key), asker, standing, &Truth(self), &self.limits, at) {
             Verdict::Free(view) => Arc::clone(view),
             Verdict::Wait(wait) => return Ok(Decision::Wait(wait)),
             Verdict::NotForIt => return Ok(self.decision_for_nothing(asking.product, component, &version)),
@@ -59,6 +63,45 @@ impl State {
         }
         let offer = self.grant(view.row(), asking.device, &version, at);
         offer.map(Decision::Offer).ok_or(Error::Closed)
+    }
+
+    /// What a device would be told that isn't there yet, and would come into being by asking; `None` where it is there.
+    fn preview_of_a_newcomer(
+        &self,
+        name: &DeviceName,
+        component: Component,
+        version: &Arc<str>,
+        at: Timestamp,
+    ) -> Option<Decision> {
+        let Some(product) = self.product_number(&name.organization, &name.product_id) else { return Some(Decision::NoTask) };
+        if self.device_number(product, &name.device_id).is_some() {
+            return None;
+        }
+        let newcomer = Device {
+            // The last number, which is nobody's: no snapshot holds it.
+            number: DeviceNumber(u32::MAX),
+            product,
+            id: (*name.device_id).into(),
+            components: Box::new([Installed { component, version: Arc::clone(version) }]),
+            created_at: at,
+            details: None,
+        };
+        let key = index::StartKey { product, component, version: Arc::clone(version) };
+        let asker = Asker { row: Some(&newcomer), number: newcomer.number };
+        let fresh = |_| Standing::Fresh;
+        Some(match rollout::choose(self.candidates(&key), asker, fresh, &Truth(self), &self.limits, at) {
+            Verdict::Free(view) => {
+                let from_version = Arc::clone(version);
+                Decision::Offer(Arc::new(super::Offer { id: None, task: Arc::clone(view), from_version, deadline: None }))
+            }
+            Verdict::Wait(wait) => Decision::Wait(wait),
+            Verdict::NotForIt => self.decision_for_nothing(product, component, version),
+        })
+    }
+
+    /// The tasks that lead from a version, newest first.
+    fn candidates(&self, key: &index::StartKey) -> impl Iterator<Item = &Arc<index::TaskView>> {
+        self.starts.get(key).into_iter().flatten().rev().filter_map(|task| self.tasks.get(task)).map(|entry| &entry.view)
     }
 
     fn held_offer(&self, device: DeviceNumber, component: Component) -> Option<Arc<super::Offer>> {
@@ -138,7 +181,7 @@ impl State {
         if self.products.len() >= self.limits.products_max {
             return Err(Error::LimitReached { what: "products", limit: self.limits.products_max as u64 });
         }
-        let number = ProductNumber(self.next_product);
+        let number = ProductNumber(self.next.product);
         let known = self.products_by_name.get_key_value(organization).map(|(organization, _)| Arc::clone(organization));
         self.put(Row::Product(Arc::new(Product {
             number,
@@ -159,10 +202,11 @@ impl State {
         at: Timestamp,
     ) -> Result<DeviceNumber, Error> {
         validate::id("device_id", device_id, &self.limits)?;
-        if self.devices_count >= self.limits.devices_max as u64 || self.devices.len() >= self.limits.devices_max {
+        // The last number is nobody's.
+        if self.devices_count >= self.limits.devices_max as u64 || self.next.device == u32::MAX {
             return Err(Error::LimitReached { what: "devices", limit: self.limits.devices_max as u64 });
         }
-        let number = DeviceNumber(u32::try_from(self.devices.len()).unwrap_or(u32::MAX));
+        let number = DeviceNumber(self.next.device);
         self.put(Row::Device(Arc::new(Device { number, product, id: device_id.into(), components, created_at: at, details })));
         Ok(number)
     }

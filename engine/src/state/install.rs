@@ -47,6 +47,7 @@ impl FinishedSets {
 impl State {
     /// Changes one row and notes how to undo it.
     pub(super) fn put(&mut self, row: Row) {
+        self.journal.weight_bytes += weight_bytes(&row);
         let inverse = self.install(row.clone());
         self.journal.changes.push(Change::Put(row));
         self.journal.inverses.push(inverse);
@@ -74,6 +75,8 @@ impl State {
     pub(crate) fn loaded(&mut self, opened: Opened) {
         self.store = opened.store;
         self.event_sequence = opened.last_event_sequence;
+        self.event_oldest = opened.first_event_sequence;
+        self.next = self.next.max(opened.next);
         self.publish();
         self.clear_touched();
     }
@@ -81,18 +84,36 @@ impl State {
     pub(super) fn install_inverse(&mut self, inverse: Inverse) {
         match inverse {
             Inverse::Change(Change::Put(row)) => drop(self.install(row)),
-            Inverse::Change(Change::Delete(key)) => drop(self.uninstall(&key)),
+            Inverse::Change(Change::Delete(key)) => {
+                drop(self.uninstall(&key));
+                self.give_number_back(&key);
+            }
             Inverse::Finished { task, device, state, succeeded_before } => {
                 self.remove_upgrade(task, device);
                 self.install_finished(task, device, state, succeeded_before);
             }
             Inverse::All(inverses) => inverses.into_iter().rev().for_each(|inverse| self.install_inverse(inverse)),
-            Inverse::EventSequence(sequence) => self.event_sequence = sequence,
-            Inverse::EventOldest(sequence) => self.event_oldest = sequence,
+            Inverse::Events { sequence, oldest } => {
+                self.event_sequence = sequence;
+                self.event_oldest = oldest;
+            }
+        }
+    }
+
+    /// What was never durable never had its number: otherwise a full disk would use numbers up.
+    fn give_number_back(&mut self, key: &Key) {
+        let next = &mut self.next;
+        match key {
+            Key::Product(number) => next.product = number.0,
+            Key::Device(number) => next.device = number.0,
+            Key::Firmware(number) => next.firmware = number.0,
+            Key::Task(number) => next.task = number.0,
+            _ => {}
         }
     }
 
     fn install(&mut self, row: Row) -> Inverse {
+        self.next.note(&row);
         match row {
             Row::Product(row) => self.install_product(row),
             Row::Device(row) => self.install_device(row),
@@ -111,12 +132,12 @@ impl State {
                 inverse(self.apps.insert(Arc::clone(&id), row).map(Row::App), Key::App(id))
             }
             Row::Event(event) => {
-                let before = self.event_sequence;
+                let before = Inverse::Events { sequence: self.event_sequence, oldest: self.event_oldest };
                 self.event_sequence = event.sequence;
                 if self.event_oldest == 0 {
                     self.event_oldest = event.sequence;
                 }
-                Inverse::EventSequence(before)
+                before
             }
         }
     }
@@ -151,16 +172,15 @@ impl State {
             Key::Token(id) => self.uninstall_token(*id),
             Key::App(id) => put_back(self.apps.remove(id).map(Row::App)),
             Key::EventsBefore(sequence) => {
-                let before = self.event_oldest;
+                let before = Inverse::Events { sequence: self.event_sequence, oldest: self.event_oldest };
                 self.event_oldest = *sequence;
-                Inverse::EventOldest(before)
+                before
             }
         }
     }
 
     fn install_product(&mut self, row: Arc<Product>) -> Inverse {
         let number = row.number;
-        self.next_product = self.next_product.max(number.0 + 1);
         let touched = (Arc::clone(&row.organization), Arc::clone(&row.id), number);
         self.products_by_name.entry(Arc::clone(&row.organization)).or_default().insert(Arc::clone(&row.id), number);
         let before = match self.products.get_mut(&number) {
@@ -239,12 +259,14 @@ impl State {
             if devices.is_empty() {
                 versions.remove(&installed.version);
             }
+            if versions.is_empty() {
+                self.versions.remove(&(row.product, installed.component));
+            }
         }
     }
 
     fn install_firmware(&mut self, row: Arc<Firmware>) -> Inverse {
         let number = row.number;
-        self.next_firmware = self.next_firmware.max(number.0 + 1);
         let before = self.firmware.insert(number, Arc::clone(&row));
         if let Some(before) = &before {
             self.firmware_by_version.remove(&(before.product, before.component, Arc::clone(&before.version)));
@@ -269,7 +291,6 @@ impl State {
 
     fn install_task(&mut self, row: Arc<Task>) -> Inverse {
         let number = row.number;
-        self.next_task = self.next_task.max(number.0 + 1);
         let Some(product) = self.products.get_mut(&row.product) else { return Inverse::All(Vec::new()) };
         let product_id = Arc::clone(&product.row.id);
         let before = match self.tasks.get_mut(&number) {
@@ -458,6 +479,16 @@ impl State {
             self.journal.touched.tokens.push(id);
         }
         put_back(before.map(Row::Token))
+    }
+}
+
+/// About how much of a group a row takes: exact enough to keep groups far below what a store can hold.
+fn weight_bytes(row: &Row) -> usize {
+    const PLAIN: usize = 256;
+    match row {
+        Row::Task(row) => PLAIN * 4 + row.members.as_deref().map_or(0, str::len) + row.scope.selector.text_bytes(),
+        Row::Device(row) => PLAIN + row.details.as_deref().map_or(0, DeviceDetails::text_bytes),
+        _ => PLAIN,
     }
 }
 

@@ -12,6 +12,8 @@ pub(crate) struct Journal {
     pub changes: Vec<Change>,
     pub(super) inverses: Vec<Inverse>,
     pub touched: Touched,
+    /// About how many bytes the changes are.
+    pub(super) weight_bytes: usize,
 }
 
 /// What puts back how it was.
@@ -27,8 +29,10 @@ pub(super) enum Inverse {
     },
     /// From the last to the first.
     All(Vec<Inverse>),
-    EventSequence(u64),
-    EventOldest(u64),
+    Events {
+        sequence: u64,
+        oldest: u64,
+    },
 }
 
 /// What has to be published once the group is durable.
@@ -91,17 +95,20 @@ impl State {
         }
     }
 
-    /// Takes back everything since the last commit. Nothing of it was published.
+    /// Takes back everything since the last commit, so that the state is what is durable, and publishes that.
     pub(crate) fn undo_all(&mut self) {
         self.undo_to(Mark { changes: 0 });
-        self.devices_fresh.clear();
-        self.journal.touched.clear();
+        // A task that was deleted and is back has figures of its own; what is published has to be the same as what is here.
+        self.publish();
+        self.clear_touched();
+        self.journal.weight_bytes = 0;
     }
 
     /// The changes are durable: there is nothing to undo any more.
     pub(crate) fn committed(&mut self) {
         self.journal.changes.clear();
         self.journal.inverses.clear();
+        self.journal.weight_bytes = 0;
     }
 
     /// Everything that was touched is published.
@@ -116,6 +123,11 @@ impl State {
             self.publish();
             self.clear_touched();
         }
+    }
+
+    /// About how many bytes wait to be committed.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        self.journal.weight_bytes
     }
 
     pub(crate) fn begin_attempt(&mut self, attempt: u64) {

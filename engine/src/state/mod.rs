@@ -34,6 +34,7 @@ use crate::index::{Published, StartKey, TaskFigures, TaskView};
 use crate::limits::Limits;
 use crate::model::*;
 use crate::rollout::CompiledScope;
+use crate::store::NextNumbers;
 use install::FinishedSets;
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -78,9 +79,7 @@ pub struct State {
     token_ends: BTreeMap<u64, Vec<TokenId>>,
     apps: BTreeMap<AppId, Arc<App>>,
 
-    next_product: u32,
-    next_firmware: u32,
-    next_task: u32,
+    next: NextNumbers,
 
     journal: Journal,
     /// Which of the writer's attempts to commit the journal belongs to.
@@ -142,9 +141,7 @@ impl State {
             tokens: HashMap::new(),
             token_ends: BTreeMap::new(),
             apps: BTreeMap::new(),
-            next_product: 0,
-            next_firmware: 0,
-            next_task: 0,
+            next: NextNumbers::default(),
             journal: Journal::default(),
             attempt: 0,
             published,
@@ -167,13 +164,18 @@ impl State {
         self.devices.get(number.index())?.as_ref()
     }
 
+    /// The device with this name as the state has it, be it published already or not.
     fn device_number(&self, product: ProductNumber, device_id: &str) -> Option<DeviceNumber> {
-        let published = self.published.device(product, device_id).map(|device| device.number);
-        // What was published may have been deleted by a command that isn't yet, and the reverse.
-        let candidate = published.or_else(|| {
-            if self.devices_fresh.is_empty() { None } else { self.devices_fresh.get(&(product, device_id.into())).copied() }
-        });
-        candidate.filter(|number| self.device_row(*number).is_some_and(|row| row.product == product && *row.id == *device_id))
+        let is_it =
+            |number: &DeviceNumber| self.device_row(*number).is_some_and(|row| row.product == product && *row.id == *device_id);
+        // What was published may have been deleted, and created again, by commands that aren't published yet.
+        let published = self.published.device(product, device_id).map(|device| device.number).filter(is_it);
+        published.or_else(|| {
+            if self.devices_fresh.is_empty() {
+                return None;
+            }
+            self.devices_fresh.get(&(product, device_id.into())).copied().filter(is_it)
+        })
     }
 }
 

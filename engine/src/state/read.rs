@@ -2,6 +2,7 @@
 
 use super::{DeviceRef, State};
 use crate::model::*;
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -101,8 +102,10 @@ impl State {
                 numbers.filter_map(|number| self.firmware.get(number).cloned()).take(limit).collect()
             }
             None => {
-                let rows = self.firmware.range((Bound::Unbounded, to)).rev().map(|(_, row)| row);
-                rows.filter(|row| self.own_product(organization, row.product).is_some()).take(limit).cloned().collect()
+                let products = self.products_of(organization);
+                let newest = |entry: &super::ProductEntry| newest_of(&entry.firmware, to, limit);
+                let numbers = newest_first(products.flat_map(newest).collect(), limit);
+                numbers.into_iter().filter_map(|number| self.firmware.get(&number).cloned()).collect()
             }
         }
     }
@@ -127,11 +130,18 @@ impl State {
                 numbers.filter_map(|number| self.task_info(*number)).take(limit).collect()
             }
             None => {
-                let entries = self.tasks.range((Bound::Unbounded, to)).rev();
-                let own = entries.filter(|(_, entry)| self.own_product(organization, entry.view.row().product).is_some());
-                own.filter_map(|(number, _)| self.task_info(*number)).take(limit).collect()
+                let products = self.products_of(organization);
+                let newest = |entry: &super::ProductEntry| newest_of(&entry.tasks, to, limit);
+                let numbers = newest_first(products.flat_map(newest).collect(), limit);
+                numbers.into_iter().filter_map(|number| self.task_info(number)).collect()
             }
         }
+    }
+
+    /// Only the organization's own: what others have doesn't lengthen its lists.
+    fn products_of(&self, organization: &str) -> impl Iterator<Item = &super::ProductEntry> {
+        let numbers = self.products_by_name.get(organization).into_iter().flat_map(|names| names.values());
+        numbers.filter_map(|number| self.products.get(number))
     }
 
     fn own_product(&self, organization: &str, product: ProductNumber) -> Option<&super::ProductEntry> {
@@ -210,4 +220,15 @@ impl State {
             permits_held: self.permits_held,
         }
     }
+}
+
+/// The newest numbers of a set, below a bound: a list takes no more than its limit from any one product.
+fn newest_of<N: Copy + Ord>(set: &BTreeSet<N>, to: Bound<N>, limit: usize) -> Vec<N> {
+    set.range((Bound::Unbounded, to)).rev().copied().take(limit).collect()
+}
+
+fn newest_first<N: Ord>(mut numbers: Vec<N>, limit: usize) -> Vec<N> {
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    numbers.truncate(limit);
+    numbers
 }

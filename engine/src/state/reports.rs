@@ -101,29 +101,36 @@ impl State {
         let asking = self.asking(&report.device, report.register, at)?;
         let task = self.task_between(asking.product, report, asking.device);
         let known = self.known_version(asking.product, report.component, &report.to_version);
-        if report.succeeded {
-            self.record_version(asking.device, report.component, &known)?;
-        }
         let ending = if report.succeeded { Ending::Succeeded } else { Ending::Failed };
         let state = if report.succeeded { UpgradeState::Succeeded } else { UpgradeState::Failed };
         let Some(task) = task else {
+            if report.succeeded {
+                self.record_version(asking.device, report.component, &known)?;
+            }
             let event = self.untasked_event(report, asking.product, state, at);
             self.tell(event);
             return Ok(Reported { task: None, changed: true });
         };
         let unchanged = Reported { task: Some(task.id), changed: false };
-        if self.task_entry(task.number).is_some_and(|entry| entry.finished.state_of(asking.device) == Some(UpgradeState::Succeeded))
-        {
-            return Ok(unchanged);
+        // A run that is over stays as it ended, but that a success counts also after a failure.
+        match self.task_entry(task.number).and_then(|entry| entry.finished.state_of(asking.device)) {
+            Some(UpgradeState::Succeeded) => return Ok(unchanged),
+            Some(_) if !report.succeeded => return Ok(unchanged),
+            _ => {}
         }
         let before = match self.live_upgrade(task.number, asking.device) {
             // The same failure again: its attempt has ended.
             Some(live) if !report.succeeded && !live.row.state.holds_permit() => return Ok(unchanged),
             Some(live) => Upgrade::clone(&live.row),
+            // It began without asking; that was an attempt all the same.
             None => {
-                Upgrade { from_version: report.from_version.as_str().into(), ..self.blank_upgrade(task.number, asking.device, at) }
+                let blank = self.blank_upgrade(task.number, asking.device, at);
+                Upgrade { from_version: report.from_version.as_str().into(), attempts: 1, ..blank }
             }
         };
+        if report.succeeded {
+            self.record_version(asking.device, report.component, &known)?;
+        }
         let mut event = self.upgrade_event(EventKind::Result, &before, state, at);
         self.add_versions(&mut event, report);
         self.finish(&before, ending, report.detail.as_deref().map(Into::into), at, event);

@@ -46,7 +46,7 @@ impl State {
         if self.firmware.len() >= self.limits.firmware_max {
             return Err(Error::LimitReached { what: "firmware", limit: self.limits.firmware_max as u64 });
         }
-        let number = FirmwareNumber(self.next_firmware);
+        let number = FirmwareNumber(self.next.firmware);
         let id = FirmwareId { created_s: created_s(at), store: self.store, number };
         let row = Arc::new(firmware_row(number, id, product, new, at));
         self.put(Row::Firmware(Arc::clone(&row)));
@@ -57,6 +57,11 @@ impl State {
         self.validate_firmware(&new)?;
         let before = self.own_firmware(&new.organization, id)?;
         self.refuse_known_version(before.product, &new, Some(before.number))?;
+        let leads_elsewhere =
+            *before.version != *new.version || before.component != new.component || before.artifact != new.artifact;
+        if leads_elsewhere {
+            self.refuse_used(&before, "stop and delete the task before the firmware's version or file is changed")?;
+        }
         let row = Arc::new(firmware_row(before.number, before.id, before.product, new, before.created_at));
         self.put(Row::Firmware(Arc::clone(&row)));
         Ok(row)
@@ -64,18 +69,25 @@ impl State {
 
     pub(super) fn delete_firmware(&mut self, organization: &str, id: FirmwareId) -> Result<Outcome, Error> {
         let row = self.own_firmware(organization, id)?;
-        let tasks = self.products.get(&row.product).map(|entry| entry.tasks.clone()).unwrap_or_default();
-        let uses = |task: &Task| {
+        self.refuse_used(&row, "delete the task first")?;
+        self.delete(Key::Firmware(row.number));
+        Ok(Outcome::Done)
+    }
+
+    /// Refused where a task was made from the firmware, or one that is not stopped leads to its version.
+    fn refuse_used(&self, row: &Firmware, next_step: &str) -> Result<(), Error> {
+        let uses = |task: &&Arc<Task>| {
             let leads_there = task.component == row.component && task.target_version == row.version;
             task.firmware == Some(row.number) || (leads_there && task.status != TaskStatus::Stopped)
         };
-        let used = tasks.iter().filter_map(|task| self.tasks.get(task)).map(|entry| entry.view.row()).find(|task| uses(task));
-        if let Some(task) = used {
-            let message = format!("task {} ({}) uses the firmware; delete the task first", task.id, task.status.name());
-            return Err(Error::conflict(Conflict::InUse, message));
+        let tasks = self.products.get(&row.product).into_iter().flat_map(|entry| &entry.tasks);
+        match tasks.filter_map(|task| self.tasks.get(task)).map(|entry| entry.view.row()).find(uses) {
+            Some(task) => {
+                let message = format!("task {} ({}) uses the firmware; {next_step}", task.id, task.status.name());
+                Err(Error::conflict(Conflict::InUse, message))
+            }
+            None => Ok(()),
         }
-        self.delete(Key::Firmware(row.number));
-        Ok(Outcome::Done)
     }
 
     fn validate_firmware(&self, new: &NewFirmware) -> Result<(), Error> {
@@ -131,7 +143,7 @@ impl State {
         if self.tasks.len() >= self.limits.tasks_max {
             return Err(Error::LimitReached { what: "tasks", limit: self.limits.tasks_max as u64 });
         }
-        let number = TaskNumber(self.next_task);
+        let number = TaskNumber(self.next.task);
         let members = new.scope.snapshot.then(|| members::write(&self.members(product, &new)));
         let from_versions = new.from_versions.iter().map(|version| self.known_version(product, new.component, version)).collect();
         let row = Arc::new(Task {
@@ -209,6 +221,10 @@ impl State {
         };
         let counts = |field: &'static str, map: &std::collections::BTreeMap<Box<str>, Vec<Box<str>>>| {
             count(field, map.values().map(Vec::len).sum())?;
+            for (key, values) in map {
+                validate::id(field, key, &self.limits)?;
+                values.iter().try_for_each(|value| validate::value(field, value, &self.limits))?;
+            }
             match map.iter().find(|(_, values)| values.is_empty()) {
                 Some((key, _)) => Err(Error::invalid(field, format!("{field} names no value for {key:?}; give at least one"))),
                 None => Ok(()),
@@ -216,10 +232,16 @@ impl State {
         };
         match &scope.selector {
             Selector::Total => Ok(()),
-            Selector::Devices(devices) => count("scope.devices", devices.len()),
+            Selector::Devices(devices) => {
+                count("scope.devices", devices.len())?;
+                devices.iter().try_for_each(|device| validate::id("scope.devices", device, &self.limits))
+            }
             Selector::Attributes(attributes) => counts("scope.attributes", attributes),
             Selector::Tags(tags) => counts("scope.tags", tags),
-            Selector::Groups(groups) => count("scope.groups", groups.len()),
+            Selector::Groups(groups) => {
+                count("scope.groups", groups.len())?;
+                groups.iter().try_for_each(|group| validate::id("scope.groups", group, &self.limits))
+            }
             Selector::AssetTrees(trees) => {
                 if trees.len() > self.limits.asset_trees_max {
                     let max = self.limits.asset_trees_max;
@@ -228,7 +250,9 @@ impl State {
                         format!("{} asset trees; at most {max} are allowed", trees.len()),
                     ));
                 }
-                count("scope.asset_trees", trees.len())
+                count("scope.asset_trees", trees.iter().map(|tree| 1 + tree.nodes.len()).sum())?;
+                let names = trees.iter().flat_map(|tree| tree.nodes.iter().chain([&tree.tree]));
+                names.into_iter().try_for_each(|name| validate::id("scope.asset_trees", name, &self.limits))
             }
         }
     }

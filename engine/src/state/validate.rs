@@ -21,6 +21,11 @@ pub(super) fn version(field: &'static str, text: &str, limits: &Limits) -> Resul
     printable(field, text)
 }
 
+/// What an attribute or a tag says.
+pub(super) fn value(field: &'static str, text: &str, limits: &Limits) -> Result<(), Error> {
+    bytes(field, text, limits.value_bytes_max)
+}
+
 pub(super) fn name(field: &'static str, text: Option<&str>, limits: &Limits) -> Result<(), Error> {
     chars(field, text, limits.name_chars_max)
 }

@@ -123,7 +123,43 @@ pub struct Opened {
     /// Names this store; part of the ids it gives out.
     pub store: u32,
     pub last_group: u64,
+    /// The largest sequence number that an event ever had.
     pub last_event_sequence: u64,
+    /// The smallest sequence number of an event that is kept; 0 where none is.
+    pub first_event_sequence: u64,
+    pub next: NextNumbers,
+}
+
+/// Numbers that no entity ever had, nor any larger one: a number isn't given to another after its entity was deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NextNumbers {
+    pub product: u32,
+    pub device: u32,
+    pub firmware: u32,
+    pub task: u32,
+}
+
+impl NextNumbers {
+    /// Goes beyond the number of a row that is put.
+    pub fn note(&mut self, row: &Row) {
+        let (next, number) = match row {
+            Row::Product(row) => (&mut self.product, row.number.0),
+            Row::Device(row) => (&mut self.device, row.number.0),
+            Row::Firmware(row) => (&mut self.firmware, row.number.0),
+            Row::Task(row) => (&mut self.task, row.number.0),
+            _ => return,
+        };
+        *next = (*next).max(number.saturating_add(1));
+    }
+
+    pub(crate) fn max(self, other: Self) -> Self {
+        Self {
+            product: self.product.max(other.product),
+            device: self.device.max(other.device),
+            firmware: self.firmware.max(other.firmware),
+            task: self.task.max(other.task),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

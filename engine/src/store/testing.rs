@@ -49,6 +49,7 @@ impl MemoryStore {
         let (rows, opened) = {
             let mut memory = self.memory();
             memory.failed = false;
+            memory.opened.first_event_sequence = memory.events.keys().next().copied().unwrap_or(0);
             (memory.loaded(), memory.opened)
         };
         rows.into_iter().for_each(sink);
@@ -114,6 +115,7 @@ impl Archive for MemoryStore {
 
 impl Memory {
     fn put(&mut self, row: Row) {
+        self.opened.next.note(&row);
         match row {
             Row::Product(row) => drop(self.products.insert(row.number, row)),
             Row::Device(row) => drop(self.devices.insert(row.number, row)),

@@ -646,6 +646,7 @@ fn a_preview_records_nothing_and_takes_no_permit() {
         "task 1.0 -> 2.0 cap=1
          start t1
          d1 check 1.0 preview
+         d1 check 1.0 preview known
          tag d1 0.9 ring=a
          d1 check 1.0 preview
          show t1
@@ -654,7 +655,8 @@ fn a_preview_records_nothing_and_takes_no_permit() {
         expect![[r#"
             task 1.0 -> 2.0 cap=1: t1 stopped
             start t1: started
-            d1 check 1.0 preview: no device "d1" here
+            d1 check 1.0 preview: preview: 1.0 -> 2.0
+            d1 check 1.0 preview known: no device "d1" here
             tag d1 0.9 ring=a: done
             d1 check 1.0 preview: preview: 1.0 -> 2.0
             show t1: permits 0; succeeded ever 0, at start 0
@@ -794,4 +796,110 @@ fn a_tick_moves_a_bounded_number_and_asks_to_be_called_again() {
     assert_eq!(fleet.line("pass 10"), "next in 0 s");
     assert_eq!(fleet.line("pass 0"), "nothing due");
     assert_eq!(fleet.state.permits_held, 0);
+}
+
+#[test]
+fn a_device_deleted_and_created_again_in_one_group_is_one_device() {
+    let mut fleet = Fleet::new(Limits::default());
+    for line in ["task 1.0 -> 2.0 cap=5", "start t1", "d1 check 1.0"] {
+        fleet.line(line);
+    }
+    let rules = CheckRules { register: true, ..CheckRules::default() };
+    let check = || Command::Check { device: Fleet::device("d1"), component: Component::MAIN, version: "1.0".into(), rules };
+    let offered = |outcome| match outcome {
+        Ok(Outcome::Decision(Decision::Offer(offer))) => offer.id,
+        other => panic!("{other:?}"),
+    };
+    // One group: nothing is published in between.
+    fleet.state.apply(Command::DeleteDevice(Fleet::device("d1")), fleet.now).unwrap();
+    let first = offered(fleet.state.apply(check(), fleet.now));
+    let second = offered(fleet.state.apply(check(), fleet.now));
+    assert_eq!(first, second);
+    assert_eq!(fleet.state.permits_held, 1);
+    assert_eq!(offered(fleet.apply(check())), first, "also once it is published");
+    assert_eq!(fleet.state.devices_count, 1);
+}
+
+#[test]
+fn a_start_or_stop_in_the_same_group_counts_for_a_held_offer() {
+    let mut fleet = Fleet::new(Limits::default());
+    fleet.line("task 1.0 -> 2.0");
+    let rules = CheckRules { register: true, only_while_started: true, ..CheckRules::default() };
+    let check = || Command::Check { device: Fleet::device("d1"), component: Component::MAIN, version: "1.0".into(), rules };
+    let act = |action| Command::ActOnTask {
+        organization: "o".into(),
+        id: TaskId { created_s: 1_000_000, store: 0, number: TaskNumber(0) },
+        action,
+    };
+    let is_offer = |outcome: Result<Outcome, Error>| matches!(outcome, Ok(Outcome::Decision(Decision::Offer(_))));
+    fleet.state.apply(act(TaskAction::Start), fleet.now).unwrap();
+    assert!(is_offer(fleet.state.apply(check(), fleet.now)));
+    assert!(is_offer(fleet.state.apply(check(), fleet.now)));
+    fleet.state.apply(act(TaskAction::Stop), fleet.now).unwrap();
+    assert!(!is_offer(fleet.state.apply(check(), fleet.now)));
+}
+
+#[test]
+fn a_late_or_repeated_result_told_by_versions_changes_nothing() {
+    check_fleet(
+        "task 1.0 -> 2.0 retry=1
+         start t1
+         d1 check 1.0
+         d1 went 1.0 -> 2.0 failed
+         pass 60
+         d1 check 1.0
+         d1 went 1.0 -> 2.0 failed
+         d1 went 1.0 -> 2.0 failed
+         d1 check 1.0
+         d2 check 1.0
+         cancel t1 d2
+         d2 went 1.0 -> 2.0 failed
+         d2 check 1.0
+         d3 check 1.0
+         d3 went 1.0 -> 2.0 ok
+         d3 check 3.0
+         d3 went 1.0 -> 2.0 ok
+         task 3.0 -> 4.0
+         show t2
+         show t1",
+        expect![[r#"
+            task 1.0 -> 2.0 retry=1: t1 stopped
+            start t1: started
+            d1 check 1.0: offer: 1.0 -> 2.0
+            d1 went 1.0 -> 2.0 failed: counted
+            pass 60: nothing due
+            d1 check 1.0: offer: 1.0 -> 2.0
+            d1 went 1.0 -> 2.0 failed: counted
+            d1 went 1.0 -> 2.0 failed: nothing changed
+            d1 check 1.0: no task
+            d2 check 1.0: offer: 1.0 -> 2.0
+            cancel t1 d2: done
+            d2 went 1.0 -> 2.0 failed: nothing changed
+            d2 check 1.0: no task
+            d3 check 1.0: offer: 1.0 -> 2.0
+            d3 went 1.0 -> 2.0 ok: counted
+            d3 check 3.0: no task
+            d3 went 1.0 -> 2.0 ok: nothing changed
+            task 3.0 -> 4.0: t2 stopped
+            show t2: permits 0; succeeded ever 0, at start 1
+            show t1: permits 0, succeeded 1, failed 1, canceled 1; succeeded ever 1, at start 2
+        "#]],
+    );
+}
+
+#[test]
+fn numbers_of_what_was_undone_are_given_back() {
+    let mut fleet = Fleet::new(Limits { devices_max: 2, ..Limits::default() });
+    let rules = CheckRules { register: true, ..CheckRules::default() };
+    for id in ["a", "b", "c"] {
+        let command = Command::Check { device: Fleet::device(id), component: Component::MAIN, version: "1".into(), rules };
+        fleet.state.apply(command, fleet.now).unwrap();
+        fleet.state.undo_all();
+    }
+    assert_eq!(fleet.line("d1 check 1.0"), "no task");
+    assert_eq!(fleet.line("d2 check 1.0"), "no task");
+    assert_eq!(fleet.line("d3 check 1.0"), "devices are limited to 2; raise the limit or delete some");
+    assert_eq!(fleet.line("remove d1"), "done");
+    assert_eq!(fleet.line("d3 check 1.0"), "no task");
+    assert_eq!(fleet.state.device_row(DeviceNumber(2)).unwrap().id, "d3".into(), "a deleted device's number is nobody else's");
 }

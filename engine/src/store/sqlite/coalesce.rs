@@ -7,7 +7,7 @@ use crate::model::{
     App, AppId, Device, DeviceNumber, Event, Firmware, FirmwareNumber, Image, ImageId, Product, ProductNumber, Task, TaskNumber,
     Token, TokenId, Upgrade,
 };
-use crate::store::{Change, Group, Key, Row};
+use crate::store::{Change, Group, Key, NextNumbers, Row};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -32,6 +32,7 @@ pub(super) struct Coalesced {
     pub(super) events_before: u64,
     /// The largest sequence number of an event among them; 0 where there was none.
     pub(super) last_event: u64,
+    pub(super) next: NextNumbers,
     /// The newest group in it; 0 while there is none.
     pub(super) last_group: u64,
     pub(super) changes: usize,
@@ -52,6 +53,7 @@ impl Coalesced {
     }
 
     fn put(&mut self, row: Row) {
+        self.next.note(&row);
         match row {
             Row::Product(row) => drop(self.products.insert(row.number, Some(row))),
             Row::Device(row) => drop(self.devices.insert(row.number, Some(row))),

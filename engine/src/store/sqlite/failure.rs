@@ -15,6 +15,7 @@ pub(super) fn sqlite_failure(doing: &str, error: rusqlite::Error) -> StoreError 
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             (StoreErrorKind::Busy, "another program holds the file; close it, and read from a backup instead")
         }
+        Some(ErrorCode::TooBig) => (StoreErrorKind::Busy, "it is more than one group may hold; do it in smaller portions"),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             (StoreErrorKind::Corrupt, "the file is damaged; restore the newest backup")
         }

@@ -67,12 +67,18 @@ impl SqliteStore {
         let meta = materializer.meta();
         log.prune(meta.applied)?;
         load::load(materializer.tables(), sink)?;
+        let opened = Opened {
+            store: meta.store,
+            last_group: meta.applied,
+            last_event_sequence: meta.last_event,
+            first_event_sequence: tables::first_event(materializer.tables())?,
+            next: meta.next,
+        };
 
         let progress = Arc::new(Progress::new(meta.applied));
         let thread = materializer.spawn(Arc::clone(&progress));
         let thread = thread.map_err(|error| io_failure("starting the thread that writes the tables", error))?;
         let archive = Arc::new(SqliteArchive::new(tables_path, Arc::clone(&progress)));
-        let opened = Opened { store: meta.store, last_group: meta.applied, last_event_sequence: meta.last_event };
         Ok((Self { log, progress, materializer: Some(thread), _lock: lock }, archive, opened))
     }
 }

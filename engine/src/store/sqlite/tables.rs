@@ -3,7 +3,7 @@
 //! The columns are a stored format, described in `docs/formats.md`; a change of them is a new [`FORMAT`].
 
 use super::failure::{corrupt, sqlite_failure};
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::{NextNumbers, StoreError, StoreErrorKind};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::path::Path;
 
@@ -144,6 +144,8 @@ pub(super) struct Meta {
     pub(super) applied: u64,
     /// The largest sequence number that any event ever had, kept although old events go: a number is never used twice.
     pub(super) last_event: u64,
+    /// The same for the numbers of products, devices, firmware and tasks.
+    pub(super) next: NextNumbers,
 }
 
 /// Opens the tables to write, and makes them where there are none.
@@ -182,7 +184,8 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
 fn create(connection: &Connection, store: u32) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
         "BEGIN IMMEDIATE; {SCHEMA}
-         INSERT INTO meta VALUES('format', {FORMAT}), ('store', {store}), ('applied', 0), ('last_event', 0);
+         INSERT INTO meta VALUES('format', {FORMAT}), ('store', {store}), ('applied', 0), ('last_event', 0),
+            ('next_product', 0), ('next_device', 0), ('next_firmware', 0), ('next_task', 0);
          COMMIT;"
     ))
 }
@@ -194,6 +197,14 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open_with_flags(path, flags).map_err(failure)?;
     connection.pragma_update(None, "cache_size", -8_192).map_err(failure)?;
     Ok(connection)
+}
+
+/// The smallest sequence number that is kept; 0 where there is no event.
+pub(super) fn first_event(connection: &Connection) -> Result<u64, StoreError> {
+    connection
+        .query_row("SELECT coalesce(min(sequence), 0) FROM events", [], |row| row.get::<_, i64>(0))
+        .map(|first| first as u64)
+        .map_err(|error| sqlite_failure(&format!("reading the first event of {FILE}"), error))
 }
 
 pub(super) fn check_format(connection: &Connection, path: &Path) -> Result<(), StoreError> {
@@ -227,6 +238,12 @@ pub(super) fn read_meta(connection: &Connection) -> Result<Meta, StoreError> {
         })?,
         applied: meta_value(connection, "applied")? as u64,
         last_event: meta_value(connection, "last_event")? as u64,
+        next: NextNumbers {
+            product: meta_value(connection, "next_product")? as u32,
+            device: meta_value(connection, "next_device")? as u32,
+            firmware: meta_value(connection, "next_firmware")? as u32,
+            task: meta_value(connection, "next_task")? as u32,
+        },
     })
 }
 
@@ -235,5 +252,9 @@ pub(super) fn write_meta(connection: &Connection, meta: Meta) -> rusqlite::Resul
     let mut statement = connection.prepare_cached("UPDATE meta SET value = ?2 WHERE key = ?1")?;
     statement.execute(params!["applied", meta.applied as i64])?;
     statement.execute(params!["last_event", meta.last_event as i64])?;
+    statement.execute(params!["next_product", meta.next.product])?;
+    statement.execute(params!["next_device", meta.next.device])?;
+    statement.execute(params!["next_firmware", meta.next.firmware])?;
+    statement.execute(params!["next_task", meta.next.task])?;
     Ok(())
 }

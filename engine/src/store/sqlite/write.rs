@@ -17,6 +17,7 @@ pub(super) fn apply(connection: &mut Connection, meta: &mut Meta, groups: &Coale
     let mut reached = *meta;
     reached.applied = groups.last_group;
     reached.last_event = meta.last_event.max(groups.last_event);
+    reached.next = meta.next.max(groups.next);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     delete_ranges(&transaction, groups)?;
     write_rows(&transaction, groups)?;

@@ -70,7 +70,8 @@ fn a_store_of_format_1_opens_and_holds_what_was_written() {
     meddle(folder.path(), log::FILE, LOG_1);
     let opened = open(folder.path());
     assert_eq!(opened.loaded, oracle(&groups()));
-    assert_eq!(opened.opened, Opened { store: 5, last_group: 2, last_event_sequence: 6 });
+    let Opened { store, last_group, last_event_sequence, first_event_sequence, .. } = opened.opened;
+    assert_eq!((store, last_group, last_event_sequence, first_event_sequence), (5, 2, 6, 3));
     let query = UpgradeQuery { limit: usize::MAX, ..UpgradeQuery::default() };
     let mut memory = MemoryStore::new(5);
     for (number, changes) in (1..).zip(groups()) {
