@@ -122,6 +122,18 @@ fn a_device_token_opens_its_own_device_alone() {
 }
 
 #[test]
+fn an_activation_code_opens_no_image() {
+    let world = World::new();
+    let code = world.token(json!({ "role": "device", "product_id": "pump" }));
+    let device = world.token(json!({ "role": "device", "product_id": "pump", "device_id": "p-1" }));
+    for path in [format!("/api/v1/images/{}", world.fleet.image_id), format!("/images/{}", world.fleet.image_id)] {
+        code.get(&path).refused(403);
+        assert_eq!(code.head(&path).status, 403, "{path}");
+        assert_eq!(device.get(&path).expect(200).body, world.fleet.image, "{path}");
+    }
+}
+
+#[test]
 fn an_operator_issues_tokens_of_its_own_organization_only() {
     let world = World::new();
     world.north.post("/api/v1/tokens", &json!({ "role": "operator", "organization": "south" })).refused(403);

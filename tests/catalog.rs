@@ -5,7 +5,7 @@ use crate::common::{Client, TestServer, image_bytes};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use md5::{Digest, Md5};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sha2::Sha256;
 
 fn hex(bytes: &[u8]) -> String {
@@ -184,6 +184,21 @@ fn a_bulk_import_takes_the_good_lines_and_names_the_bad_ones() {
         admin.get(&format!("/api/v1/products/pump/devices/{device_id}")).expect(200);
     }
     admin.get("/api/v1/products/pump/devices/p-2").refused(404);
+}
+
+#[test]
+fn a_bulk_import_of_long_lines_takes_them_all() {
+    let server = TestServer::start();
+    let admin = server.admin();
+    let attributes: Map<String, Value> = (0..100).map(|number| (format!("key-{number}"), json!("x".repeat(1_000)))).collect();
+    let line =
+        |number: u32| json!({ "product_id": "pump", "device_id": format!("p-{number}"), "attributes": attributes }).to_string();
+    let lines: Vec<String> = (0..25).map(line).collect();
+    let body = lines.join("\n");
+    assert!(body.len() > 2 << 20, "more than two batches: {}", body.len());
+    let answer = admin.request("POST", "/api/v1/devices").body(body.as_bytes()).send().expect(200);
+    assert_eq!(answer.json(), json!({ "accepted": 25, "refused": 0 }));
+    assert_eq!(items(&admin, "/api/v1/products/pump/devices?limit=100").len(), 25);
 }
 
 #[test]

@@ -161,3 +161,17 @@ fn a_keep_alive_connection_carries_many_requests() {
         assert_eq!(head.into_response("GET", "GET /healthz".to_owned()).unwrap().status, 200);
     }
 }
+
+#[test]
+fn a_preview_of_a_device_that_is_not_known_tells_what_a_newcomer_would_be_told() {
+    let server = TestServer::start();
+    let admin = server.admin();
+    let fleet = Fleet::new(&admin, "pump");
+    let path = fleet.start_task(&admin, json!({}));
+    let body = json!({ "product_id": "pump", "device_id": "nobody-yet", "type": 1, "identify": 0, "version": "1.0" });
+    let answer = admin.post("/api/v1/check", &body).expect(200).json();
+    assert_eq!(answer["upgrade"]["target_version"], "2.0");
+    assert!(answer["upgrade"]["id"].is_null(), "{answer}");
+    assert_eq!(task(&admin, &path)["permits_held"], 0);
+    admin.get("/api/v1/products/pump/devices/nobody-yet").expect(404);
+}

@@ -57,6 +57,13 @@ fn a_bad_option_is_a_usage_error() {
     fails(serve_in(folder.path()).args(["--public-url", "not a url"]), 2, "public-url");
     fails(serve_in(folder.path()).env("SLUICEGATE_LISTEN", "nowhere"), 2, "nowhere");
     fails(sluicegate().arg("fly"), 2, "fly");
+    for (settings, named) in
+        [("[images]\nlink_ttl_s = 0", "images.link_ttl_s"), ("[limits]\nid_bytes_max = 0", "limits.id_bytes_max")]
+    {
+        let path = folder.path().join("sluicegate.toml");
+        std::fs::write(&path, settings).unwrap();
+        fails(serve_in(folder.path()).arg("--config").arg(&path), 2, named);
+    }
     assert!(!folder.path().join("data").exists(), "a usage error leaves nothing behind");
 }
 
@@ -186,24 +193,40 @@ fn an_idle_connection_does_not_hold_up_the_stop() {
 }
 
 #[test]
+fn a_reload_names_what_only_a_restart_takes_over() {
+    let server = TestServer::setup().config("workers = 1\n").start();
+    let settings = "workers = 1\n[limits]\npermits_max = 5\n[log]\nformat = \"text\"\n";
+    std::fs::write(server.folder().join("sluicegate.toml"), settings).unwrap();
+    server.signal(rustix::process::Signal::HUP);
+    wait_until("the last of them is named", || server.log().contains("\"key\":\"log.format\"").then_some(()));
+    assert!(server.log().contains("\"key\":\"limits\""), "{}", server.log());
+    assert!(!server.log().contains("\"key\":\"workers\""), "what is as it was is not named: {}", server.log());
+}
+
+#[test]
 fn the_first_start_makes_an_admin_token_that_only_the_owner_can_read() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data");
     let mut seen = Vec::new();
-    for _ in 0..2 {
+    for is_first in [true, false] {
         let mut command = sluicegate();
         command.arg("serve").arg("--data").arg(&data).args(["--listen", "127.0.0.1:0"]);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        // What is logged, and how, doesn't hide it.
+        command.args(["--log-level", "warn", "--log-format", "json"]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = lines_of(child.stdout.take().unwrap());
         let ready = wait_until("it is ready", || parse_ready(&lines.recv_timeout(PATIENCE).unwrap()));
         let path = data.join("admin-token");
         let token = std::fs::read_to_string(&path).unwrap().trim().to_owned();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o077, 0, "others can read the token");
         crate::common::Client::new(ready["http"].clone()).with_token(&token).get("/api/v1/products").expect(200);
-        seen.push(token);
         child.kill().unwrap();
-        child.wait().unwrap();
+        let said = stderr(&child.wait_with_output().unwrap());
+        let shown: Vec<&str> = said.lines().filter(|line| line.contains(&token)).collect();
+        assert_eq!(shown.len(), usize::from(is_first), "it is shown once, by the start that made it: {said}");
+        assert!(shown.iter().all(|line| !line.starts_with('{')), "and not as a line of the log: {said}");
+        seen.push(token);
     }
     assert_eq!(seen[0], seen[1], "the token is kept");
     assert!((16..=127).contains(&seen[0].len()));
@@ -232,6 +255,18 @@ fn token_issue_prints_the_token_alone() {
     assert_eq!(answered["reason"], "no_task");
     let bad = operator(&server, &["token", "issue", "--role", "king"]);
     assert_eq!(bad.status.code(), Some(2), "{}", stderr(&bad));
+}
+
+#[test]
+fn token_issue_makes_activation_codes() {
+    let server = TestServer::start();
+    let output = printed(&operator(&server, &["token", "issue", "--role", "device", "--product", "pump", "--ttl", "8760h"]));
+    let activation = json!({ "mac": "00:11:22:33:44:55", "active_code": output.trim_end() });
+    let activated = server.anonymous().post("/v2/device_active", &activation).expect(200).json();
+    assert!(activated["authorize_code"].is_string(), "{activated}");
+    let without_product = operator(&server, &["token", "issue", "--role", "device"]);
+    assert_eq!(without_product.status.code(), Some(2), "{}", stderr(&without_product));
+    assert!(stderr(&without_product).contains("--product"), "{}", stderr(&without_product));
 }
 
 #[test]

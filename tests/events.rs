@@ -150,3 +150,21 @@ fn events_are_those_of_the_own_organization() {
     let device = northern.device(&north, "p-1").client(&server);
     device.get("/api/v1/events").refused(403);
 }
+
+#[test]
+fn a_stream_ends_with_its_token() {
+    let server = TestServer::start();
+    let admin = server.admin();
+    let token = issue_token(&admin, json!({ "role": "operator" }));
+    let mut events = Events::open(&admin.with_token(&token), "/api/v1/events", None);
+    let fleet = Fleet::new(&admin, "pump");
+    let path = fleet.start_task(&admin, json!({}));
+    events.until("task_started");
+    admin.delete(&format!("/api/v1/tokens/{}", token.split_once('.').unwrap().0)).expect(204);
+    // What happens now wakes the stream, and is not for it any more.
+    admin.post(&format!("{path}/stop"), &json!({})).expect(200);
+    for line in events.lines {
+        let line = line.unwrap();
+        assert!(line.is_empty() || line.starts_with(':'), "told after the token was gone: {line}");
+    }
+}

@@ -1,6 +1,8 @@
 //! What a monitoring system and a curious engineer find: metrics, health, and the description of the API.
 
-use crate::common::{Fleet, TestServer};
+use crate::common::fleet::upload;
+use crate::common::{Fleet, TestServer, image_bytes};
+use crate::xlink_support::{PRODUCT, Platform};
 use serde_json::json;
 
 #[test]
@@ -39,6 +41,56 @@ fn metrics_are_in_the_form_that_prometheus_reads() {
     }
     assert!(text.contains("sluicegate"), "the names say whose they are: {text}");
     assert!(!text.contains("p-1"), "a label for each device would grow without bound");
+}
+
+#[test]
+fn checks_are_counted_in_every_dialect_and_previews_in_none() {
+    let platform = Platform::start();
+    let checks = || {
+        let text = platform.server.admin().get("/metrics").expect(200).text();
+        let lines: Vec<&str> = text.lines().filter(|line| line.starts_with("sluicegate_checks_total{")).collect();
+        assert!(!lines.is_empty(), "{text}");
+        lines.iter().map(|line| line.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum::<u64>()
+    };
+    let device = platform.device_token(7);
+    platform.start_task(json!({}));
+    assert_eq!(checks(), 0);
+    platform.check(7, &device, 1).expect(200);
+    assert_eq!(checks(), 1, "an offer");
+    platform.check(7, &device, 5).expect(404);
+    assert_eq!(checks(), 2, "nothing to do");
+    let native = json!({ "product_id": PRODUCT, "device_id": "7", "type": 1, "identify": 0, "version": "1" });
+    platform.server.anonymous().with_token(&device).post("/api/v1/check", &native).expect(200);
+    assert_eq!(checks(), 3);
+    platform.check(7, &platform.operator, 1).expect(200);
+    platform
+        .post(&platform.operator, "/v2/upgrade/device/newest_version", &json!({ "product_id": PRODUCT, "device_id": 7 }))
+        .expect(200);
+    platform.server.admin().post("/api/v1/check", &native).expect(200);
+    assert_eq!(checks(), 3, "a preview decides nothing for the device");
+}
+
+#[test]
+fn bytes_of_images_are_counted_as_they_are_sent_whoever_asks() {
+    let server = TestServer::start();
+    let admin = server.admin();
+    let image = upload(&admin, &image_bytes(5_000));
+    let served = || {
+        let text = admin.get("/metrics").expect(200).text();
+        let line = text.lines().find_map(|line| line.strip_prefix("sluicegate_image_bytes_served_total "));
+        line.unwrap_or_else(|| panic!("{text}")).parse::<u64>().unwrap()
+    };
+    let by_token = format!("/api/v1/images/{}", image["sha256"].as_str().unwrap());
+    let by_link = crate::common::http::path_of(image["url"].as_str().unwrap());
+    admin.head(&by_token).expect(200);
+    assert_eq!(served(), 0);
+    admin.get(&by_token).expect(200);
+    assert_eq!(served(), 5_000);
+    server.anonymous().get(by_link).expect(200);
+    assert_eq!(served(), 10_000);
+    // What stands between several ranges is not of the image.
+    server.anonymous().request("GET", by_link).header("Range", "bytes=0-9,100-109").send().expect(206);
+    assert_eq!(served(), 10_020);
 }
 
 #[test]

@@ -22,6 +22,7 @@ mod restart;
 mod signed_links;
 mod tasks;
 mod tls;
+mod uploads;
 mod xlink_clients;
 mod xlink_conversation;
 mod xlink_neighbours;

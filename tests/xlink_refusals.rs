@@ -158,6 +158,31 @@ fn xlink_4031001_a_token_bound_to_another_product() {
 }
 
 #[test]
+fn xlink_4031001_an_operator_s_token_bound_to_a_device_manages_nothing() {
+    let platform = Platform::start();
+    let task = platform.create(json!({}));
+    let bound = platform.token(json!({ "role": "operator", "product_id": PRODUCT, "device_id": "7" }));
+    let list = format!("/v2/upgrade/firmware/tasks?product_id={PRODUCT}");
+    let firmware = format!("/v2/product/{PRODUCT}/firmwares");
+    assert_eq!(code(&platform.post(&bound, CREATE, &task_body(json!({ "name": "another", "from_version": 5 })))), 4_031_001);
+    assert_eq!(code(&platform.get(&bound, &list)), 4_031_001);
+    assert_eq!(code(&platform.post(&bound, "/v2/upgrade/firmware/tasks", &json!({ "product_id": PRODUCT }))), 4_031_001);
+    let start = json!({ "product_id": PRODUCT, "upgrade_task_id": task["id"], "status": 1 });
+    assert_eq!(code(&platform.post(&bound, "/v2/upgrade/firmware/task/status", &start)), 4_031_001);
+    let delete = json!({ "product_id": PRODUCT, "id": task["id"] });
+    assert_eq!(code(&platform.post(&bound, "/v2/upgrade/firmware/task/delete", &delete)), 4_031_001);
+    assert_eq!(code(&platform.get(&bound, &firmware)), 4_031_001);
+    assert_eq!(code(&platform.post(&bound, &format!("/v2/upload/product/{PRODUCT}/firmware"), &json!({}))), 4_031_001);
+    assert_eq!(platform.tasks().len(), 1, "nothing was made or deleted");
+    assert_eq!(platform.listed(&task)["status"], 0, "nothing was started");
+    // The same without the device does.
+    let free = platform.token(json!({ "role": "operator", "product_id": PRODUCT }));
+    platform.get(&free, &list).expect(200);
+    platform.get(&free, &firmware).expect(200);
+    assert_eq!(code(&platform.check(8, &bound, 1)), 4_001_114, "it looks at its own device alone");
+}
+
+#[test]
 fn xlink_4031002_without_a_token_and_4031003_with_one_that_nobody_knows() {
     let platform = Platform::start();
     let calls = [

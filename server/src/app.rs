@@ -6,6 +6,7 @@ use crate::downloads::Downloads;
 use crate::image::LinkSigner;
 use crate::metrics::Metrics;
 use crate::secrets::Secrets;
+use crate::uploads::Uploads;
 use sluicegate::model::{ImageId, Timestamp, UpgradeId};
 use sluicegate::{Engine, State};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub struct App {
     pub secrets: Arc<Secrets>,
     pub links: LinkSigner,
     pub downloads: Arc<Downloads>,
+    pub uploads: Arc<Uploads>,
     pub metrics: Arc<Metrics>,
     /// What links begin with, without a slash at its end.
     pub public_url: String,

@@ -70,8 +70,24 @@ impl Caller {
     pub fn may_act_for_device(&self, product_id: &str, device_id: &str) -> bool {
         match self.role {
             Role::Device => self.product_id.as_deref() == Some(product_id) && self.device_id.as_deref() == Some(device_id),
-            Role::Admin | Role::Operator | Role::User => self.opens_product(product_id),
+            Role::Admin | Role::Operator | Role::User => self.opens_product(product_id) && self.opens_device(device_id),
         }
+    }
+
+    /// Whether this token opens nothing beside one device: it then neither sees nor manages what is beyond that device, whatever
+    /// its role.
+    pub fn is_bound_to_device(&self) -> bool {
+        self.device_id.is_some()
+    }
+
+    /// Whether this token's device, where it is bound to one, is this one. Of which product, says `opens_product`.
+    pub fn opens_device(&self, device_id: &str) -> bool {
+        self.device_id.as_deref().is_none_or(|own| own == device_id)
+    }
+
+    /// Whether this is an activation code: a device's token that names no device. It opens nothing but activation.
+    pub fn is_activation_code(&self) -> bool {
+        self.role == Role::Device && self.device_id.is_none()
     }
 
     /// Whether this token's product, where it is bound to one, is this one.
@@ -446,6 +462,19 @@ mod tests {
         assert!(!device.can_look() && !device.can_operate());
         let bound_operator = caller(Role::Operator, Some("p"), None);
         assert!(bound_operator.may_act_for_device("p", "d") && !bound_operator.may_act_for_device("q", "d"));
+    }
+
+    #[test]
+    fn a_token_of_any_role_that_names_a_device_opens_nothing_beside_it() {
+        for role in [Role::Operator, Role::User, Role::Device] {
+            let bound = caller(role, Some("p"), Some("d"));
+            assert!(bound.is_bound_to_device() && !bound.is_activation_code());
+            assert!(bound.may_act_for_device("p", "d") && bound.opens_device("d"));
+            assert!(!bound.may_act_for_device("p", "e") && !bound.opens_device("e"));
+        }
+        let free = caller(Role::Operator, Some("p"), None);
+        assert!(!free.is_bound_to_device() && !free.is_activation_code() && free.opens_device("d"));
+        assert!(caller(Role::Device, Some("p"), None).is_activation_code());
     }
 
     #[test]

@@ -44,6 +44,7 @@ impl Clock {
                 if now >= sweep_due {
                     sweep_due = now + SWEEP_EVERY;
                     app.downloads.forget_resting(app.now());
+                    app.uploads.forget_resting(app.now());
                 }
             }
         };

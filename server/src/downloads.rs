@@ -5,7 +5,7 @@
 //!
 //! Invariants:
 //!   - At most `ENTRIES_MAX` upgrades are followed; further ones are served just as well, without progress.
-//!   - Serving never waits for the engine: a command that finds the queue full is counted and forgotten, the next step tells more.
+//!   - Serving never waits for the engine: a command that finds the queue full is counted, and the next piece tells the step again.
 
 use crate::app;
 use crate::image::CountServed;
@@ -36,6 +36,34 @@ struct Download {
     touched_at: Timestamp,
 }
 
+/// Progress that the engine is told of at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Step {
+    from_percent: u8,
+    to_percent: u8,
+}
+
+impl Download {
+    /// The step that these bytes complete, marked as told.
+    fn add(&mut self, bytes: u64, size: u64) -> Option<Step> {
+        self.served_bytes = self.served_bytes.saturating_add(bytes);
+        let step = Step { from_percent: self.percent_told, to_percent: percent(self.served_bytes, size) };
+        let is_worth_telling =
+            step.to_percent > step.from_percent && (step.to_percent == 100 || step.to_percent - step.from_percent >= STEP_PERCENT);
+        if is_worth_telling {
+            self.percent_told = step.to_percent;
+        }
+        is_worth_telling.then_some(step)
+    }
+
+    /// The engine didn't take the step, so the next piece has it too. Unless another connection's piece told more meanwhile.
+    fn take_back(&mut self, step: Step) {
+        if self.percent_told == step.to_percent {
+            self.percent_told = step.from_percent;
+        }
+    }
+}
+
 /// About 100 bytes each.
 const ENTRIES_MAX: usize = 200_000;
 /// Fewer steps than this are told one by one.
@@ -48,8 +76,8 @@ impl Downloads {
         Self { engine, metrics, entries: DashMap::new(), count: AtomicUsize::new(0) }
     }
 
-    /// Adds up; the percent where it is worth telling.
-    fn step(&self, upgrade: UpgradeId, bytes: u64, size: u64, now: Timestamp) -> Option<u8> {
+    /// Adds up; the step where it is worth telling.
+    fn step(&self, upgrade: UpgradeId, bytes: u64, size: u64, now: Timestamp) -> Option<Step> {
         if !self.entries.contains_key(&upgrade) && self.count.load(Ordering::Relaxed) >= ENTRIES_MAX {
             return None;
         }
@@ -57,24 +85,21 @@ impl Downloads {
             self.count.fetch_add(1, Ordering::Relaxed);
             Download { served_bytes: 0, percent_told: 0, touched_at: now }
         });
-        download.served_bytes = download.served_bytes.saturating_add(bytes);
         download.touched_at = now;
-        let percent = percent(download.served_bytes, size);
-        let is_worth_telling =
-            percent > download.percent_told && (percent == 100 || percent - download.percent_told >= STEP_PERCENT);
-        if is_worth_telling {
-            download.percent_told = percent;
-        }
-        is_worth_telling.then_some(percent)
+        download.add(bytes, size)
     }
 
-    fn tell(&self, upgrade: UpgradeId, percent: u8, now: Timestamp) {
+    fn tell(&self, upgrade: UpgradeId, step: Step, now: Timestamp) {
+        let percent = step.to_percent;
         let mut pending = self.engine.served(upgrade, percent, now);
         // Looked at once: what is refused outright is refused by now. What waits for the disk goes on without us.
         let looked = Pin::new(&mut pending).poll(&mut Context::from_waker(Waker::noop()));
         if let Poll::Ready(Err(error)) = looked {
             self.metrics.progress_failed();
             tracing::debug!(%upgrade, percent, %error, "served bytes were not recorded as progress");
+            if let Some(mut download) = self.entries.get_mut(&upgrade) {
+                download.take_back(step);
+            }
         }
     }
 
@@ -93,8 +118,8 @@ impl Downloads {
 impl CountServed for Downloads {
     fn served(&self, upgrade: UpgradeId, bytes: u64, size_bytes: u64) {
         let now = app::now();
-        if let Some(percent) = self.step(upgrade, bytes, size_bytes, now) {
-            self.tell(upgrade, percent, now);
+        if let Some(step) = self.step(upgrade, bytes, size_bytes, now) {
+            self.tell(upgrade, step, now);
         }
     }
 }
@@ -119,5 +144,19 @@ mod tests {
         assert_eq!(percent(8, 8), 100);
         assert_eq!(percent(9, 8), 100);
         assert_eq!(percent(0, 0), 100);
+    }
+
+    #[test]
+    fn a_step_that_was_refused_is_told_again_with_the_next_piece() {
+        let mut download = Download { served_bytes: 0, percent_told: 0, touched_at: Timestamp(0) };
+        assert_eq!(download.add(4, 100), None, "too small a step");
+        let step = Step { from_percent: 0, to_percent: 8 };
+        assert_eq!(download.add(4, 100), Some(step));
+        download.take_back(step);
+        let further = Step { from_percent: 0, to_percent: 9 };
+        assert_eq!(download.add(1, 100), Some(further));
+        assert_eq!(download.add(1, 100), None, "told already");
+        download.take_back(step);
+        assert_eq!(download.percent_told, 9, "what was told since stays told");
     }
 }

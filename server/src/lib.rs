@@ -3,6 +3,7 @@
 //! - [`cli`]: the commands of the binary; [`config`]: what the operator decides;
 //! - [`http`]: sockets, TLS, time limits, requests and replies; [`dialect`]: the platforms' tongues, one folder each;
 //! - [`image`]: image bytes over HTTP, and the links to them; [`downloads`]: served bytes as progress;
+//! - [`uploads`]: images that come in pieces;
 //! - [`auth`], [`secrets`]: who calls, and the keys that lie outside the tables;
 //! - [`app`]: what every handler shares; [`clock`]: what happens by itself; [`metrics`], [`logging`]: what the operator sees.
 //!
@@ -20,3 +21,4 @@ pub mod image;
 pub mod logging;
 pub mod metrics;
 pub mod secrets;
+pub mod uploads;

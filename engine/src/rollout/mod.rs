@@ -58,7 +58,7 @@ pub(crate) fn choose<'a>(
             continue;
         }
         let wait = |reason, seconds: u64| {
-            let seconds = u32::try_from(seconds).unwrap_or(u32::MAX).max(1);
+            let seconds = u32::try_from(seconds).unwrap_or(u32::MAX).clamp(1, RETRY_AFTER_S_MAX);
             Verdict::Wait(Wait { task: task.id, reason, retry_after_s: seconds })
         };
         let standing = standing(task.number);
@@ -89,6 +89,9 @@ pub(crate) fn choose<'a>(
     }
     Verdict::NotForIt
 }
+
+/// Longer waits are cut into these: another task may have come for the device meanwhile.
+const RETRY_AFTER_S_MAX: u32 = 86_400;
 
 /// The device that asks.
 #[derive(Clone, Copy, Debug)]

@@ -16,7 +16,7 @@ impl State {
         }
         let unknown = || Error::not_found(Entity::Upgrade, report.upgrade);
         let asking = self.asking(&report.device, false, at).map_err(|_| unknown())?;
-        if asking.device != report.upgrade.device {
+        if asking.device != report.upgrade.device || report.upgrade.offer == 0 || report.upgrade.offer > self.event_sequence {
             return Err(unknown());
         }
         let task = self.task_entry(report.upgrade.task).ok_or_else(unknown)?.view.row().clone();
@@ -26,9 +26,6 @@ impl State {
             return if finished { Ok(unchanged) } else { Err(unknown()) };
         };
         let row = Arc::clone(&live.row);
-        if report.upgrade.offer > self.event_sequence {
-            return Err(unknown());
-        }
         // An earlier attempt, or one that has ended: it was counted then.
         if report.upgrade.offer != row.offer || !row.state.holds_permit() {
             return Ok(unchanged);

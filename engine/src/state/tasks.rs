@@ -47,7 +47,8 @@ impl State {
             return Err(Error::LimitReached { what: "firmware", limit: self.limits.firmware_max as u64 });
         }
         let number = FirmwareNumber(self.next.firmware);
-        let id = FirmwareId { created_s: created_s(at), store: self.store, number };
+        // Not the store's own name, so that no firmware and task made in the same second share an id.
+        let id = FirmwareId { created_s: created_s(at), store: !self.store, number };
         let row = Arc::new(firmware_row(number, id, product, new, at));
         self.put(Row::Firmware(Arc::clone(&row)));
         Ok(row)

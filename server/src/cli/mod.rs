@@ -150,6 +150,7 @@ mod tests {
         for line in [
             "serve --data d --listen 127.0.0.1:0 --tls-listen 127.0.0.1:0 --tls-cert c --tls-key k --tls-client-ca a --public-url http://x --workers 2 --config f",
             "token issue --role device --product P --device D --ttl 2h",
+            "token issue --role device --product P --ttl 8760h",
             "token issue --role operator --organization O --server http://127.0.0.1:1",
             "firmware push FILE --product P --version V",
             "firmware push FILE --product P --version V --type 2 --identify 3 --json",

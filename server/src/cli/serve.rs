@@ -1,8 +1,11 @@
 //! `serve`: from the configuration to a running server, and in order back down.
 //!
-//! Up: 1. configuration, logs, certificates and ports (what can be refused without touching anything); 2. the folder: engine, keys,
-//! administrator's token; 3. workers, clock, signals; 4. `ready` on standard output.
+//! Up: 1. configuration, logs, certificates and ports (what can be refused without touching anything); 2. signals, so that one that
+//! comes during a long start waits for its end instead of killing; 3. the folder: engine, keys, administrator's token; 4. clock,
+//! workers; 5. `ready` on standard output.
 //! Down: 1. accept no more; 2. finish what is in flight, for a bounded time; 3. stop the clock; 4. make everything durable.
+//!
+//! Invariant: no secret is in a log. The administrator's token, where a start makes it, is shown beside the log.
 
 use super::{Failure, guide, print};
 use crate::app::App;
@@ -18,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::secrets::Secrets;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sluicegate::{Engine, Options};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -26,6 +30,8 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let mut config = Config::load(arguments)?;
     let logging = Logging::start(&config.log)?;
     let tls = config.tls.as_ref().map(Tls::new).transpose().map_err(|error| Failure::caused(&error))?;
+    // A reload is compared with what was asked for, not with what the system allowed of it.
+    let configured = config.clone();
     fit_connections_to_files(&mut config);
     let plain_port = Port::open(config.listen, config.workers).map_err(|error| Failure::caused(&error))?;
     let tls_address = config.tls.as_ref().map(|tls| tls.listen);
@@ -33,12 +39,13 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
         tls_address.map(|address| Port::open(address, config.workers)).transpose().map_err(|error| Failure::caused(&error))?;
     let addresses = Addresses { plain: plain_port.address, tls: tls_port.as_ref().map(|port| port.address) };
 
-    let admin_token_text = std::env::var("SLUICEGATE_ADMIN_TOKEN").ok();
-    let (app, admin_origin) = open(config, admin_token_text, addresses.plain, &logging)?;
-    let front = Arc::new(Front::new(Arc::clone(&app), tls));
-
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
     let mut signals = runtime.block_on(async { Signals::new() }).map_err(Failure::new)?;
+
+    let admin_token_text = std::env::var("SLUICEGATE_ADMIN_TOKEN").ok();
+    let (app, admin_origin) = open(config, admin_token_text, addresses.plain)?;
+    let front = Arc::new(Front::new(Arc::clone(&app), tls));
+
     let clock = Clock::start(Arc::clone(&app)).map_err(Failure::new)?;
     let workers = Workers::start(&front, plain_port, tls_port).map_err(Failure::new)?;
 
@@ -46,7 +53,7 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     tell_what_next(&logging, &app, &admin_origin);
     runtime.block_on(async {
         while signals.next().await == Asked::Reload {
-            reload(arguments, &front, &logging);
+            reload(arguments, &configured, &front, &logging);
         }
     });
 
@@ -60,12 +67,7 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
 }
 
 /// Opens the folder and everything in it.
-fn open(
-    config: Config,
-    admin_token: Option<String>,
-    plain: SocketAddr,
-    logging: &Logging,
-) -> Result<(Arc<App>, AdminTokenOrigin), Failure> {
+fn open(config: Config, admin_token: Option<String>, plain: SocketAddr) -> Result<(Arc<App>, AdminTokenOrigin), Failure> {
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::caused(error);
     // Before the engine, which counts too.
     let metrics = Arc::new(Metrics::install().map_err(|error| failed(&error))?);
@@ -80,12 +82,13 @@ fn open(
         error => Failure::caused(&error),
     })?;
     if let AdminTokenOrigin::Made(path) = &admin_token.origin {
-        show_admin_token(logging, admin_token.text(), path);
+        show_admin_token(admin_token.text(), path);
     }
     let app = App {
         auth: Auth::new(engine.clone(), Arc::clone(&secrets), &admin_token, &config.apps),
         links: LinkSigner::new(secrets.link_key()),
         downloads: Arc::new(Downloads::new(engine.clone(), Arc::clone(&metrics))),
+        uploads: Arc::default(),
         public_url: config.public_url.clone().unwrap_or_else(|| format!("http://{plain}")),
         engine,
         config,
@@ -108,12 +111,10 @@ impl Addresses {
     }
 }
 
-/// Once, at the start that made it.
-fn show_admin_token(logging: &Logging, text: &str, path: &std::path::Path) {
-    match logging.format {
-        LogFormat::Text => eprintln!("administrator's token, made now and kept in {}: {text}", path.display()),
-        LogFormat::Json => tracing::info!(admin_token = text, kept_in = %path.display(), "administrator's token, made now"),
-    }
+/// Once, at the start that made it, whatever is logged and how: it is for the person who starts the server, and not for its logs.
+fn show_admin_token(text: &str, path: &std::path::Path) {
+    // Where nobody reads standard error, the file has it.
+    let _ = writeln!(std::io::stderr(), "administrator's token, made now and kept in {}: {text}", path.display());
 }
 
 fn tell_what_next(logging: &Logging, app: &App, admin_origin: &AdminTokenOrigin) {
@@ -183,7 +184,7 @@ impl Signals {
 
 /// Takes over what can change while connections stay: certificates, applications, the log level. Each part that is wrong stays as
 /// it was.
-fn reload(arguments: &ServeArguments, front: &Front, logging: &Logging) {
+fn reload(arguments: &ServeArguments, started_with: &Config, front: &Front, logging: &Logging) {
     let config = match Config::load(arguments) {
         Ok(config) => config,
         Err(error) => {
@@ -206,7 +207,7 @@ fn reload(arguments: &ServeArguments, front: &Front, logging: &Logging) {
     }
     front.app.auth.set_apps(&config.apps);
     tracing::info!(applications = config.apps.len(), "applications taken over");
-    warn_of_what_needs_a_restart(&front.app.config, &config);
+    warn_of_what_needs_a_restart(started_with, &config);
 }
 
 fn warn_of_what_needs_a_restart(old: &Config, new: &Config) {
@@ -219,6 +220,8 @@ fn warn_of_what_needs_a_restart(old: &Config, new: &Config) {
         ("workers", old.workers != new.workers),
         ("registration", old.registration != new.registration),
         ("images", old.images != new.images),
+        ("limits", old.limits != new.limits),
+        ("log.format", old.log.format != new.log.format),
     ];
     for (key, _) in changed.into_iter().filter(|(_, is_changed)| *is_changed) {
         tracing::warn!(key, "this change takes effect at the next start");

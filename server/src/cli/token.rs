@@ -22,7 +22,7 @@ pub(super) struct Issue {
     /// The product it opens; without one, all
     #[arg(long, value_name = "P")]
     product: Option<String>,
-    /// The device it is for
+    /// The device it is for; without one, a device's token is an activation code of the product
     #[arg(long, value_name = "D", requires = "product")]
     device: Option<String>,
     /// How long it is good: 90m, 2h, 30d
@@ -45,8 +45,10 @@ enum RoleName {
 
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
     let Command::Issue(issue) = command;
-    if issue.role == RoleName::Device && (issue.product.is_none() || issue.device.is_none()) {
-        return Err(Failure::usage("--role device needs --product and --device: a device's token opens that device alone"));
+    if issue.role == RoleName::Device && issue.product.is_none() {
+        return Err(Failure::usage(
+            "--role device needs --product; with --device it opens that device alone, without it is an activation code",
+        ));
     }
     block_on(async {
         let mut client = Client::new(&issue.server)?;

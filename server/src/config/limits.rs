@@ -4,6 +4,10 @@ use super::ConfigError;
 use serde::Deserialize;
 use std::time::Duration;
 
+/// Ten years: what takes longer is a slip of the pen, and times that far off stay far from where counting ends.
+pub(super) const DURATION_S_MAX: u64 = 315_360_000;
+pub(super) const DURATION_S_EXPECTED: &str = "1 to 315,360,000 seconds";
+
 /// Bounds of the front end, and those of the engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -71,6 +75,11 @@ macro_rules! limits_table {
                 if self.permits_max.is_some() { limits.engine.permits_max = self.permits_max; }
             }
         }
+
+        /// Each bound of the engine with its key.
+        fn engine_bounds(limits: &Limits) -> impl Iterator<Item = (&'static str, u64)> {
+            [$((concat!("limits.", stringify!($engine)), limits.engine.$engine as u64)),*].into_iter()
+        }
     };
 }
 
@@ -92,13 +101,15 @@ impl Limits {
         let timeouts = [limits.header_timeout, limits.body_timeout, limits.idle_timeout, limits.write_timeout, limits.stop_timeout];
         let longest_s = timeouts.iter().map(Duration::as_secs).max().unwrap_or_default();
         let shortest_s = timeouts.iter().map(Duration::as_secs).min().unwrap_or_default();
-        let checks: [(&'static str, u64, u64, u64, &'static str); 7] = [
+        let checks: [(&'static str, u64, u64, u64, &'static str); 9] = [
             ("limits.connections_max", limits.connections_max as u64, 1, 10_000_000, "1 to 10,000,000"),
             // hyper takes no buffer smaller than 8 KiB.
             ("limits.header_bytes_max", limits.header_bytes_max as u64, 8 << 10, 1 << 20, "8,192 to 1,048,576"),
             ("limits.headers_max", limits.headers_max as u64, 16, 1_000, "16 to 1,000"),
             ("limits.body_bytes_max", limits.body_bytes_max as u64, 4 << 10, 1 << 30, "4,096 to 1,073,741,824"),
             ("limits.queue_max", limits.engine.queue_max as u64, 16, 1 << 24, "16 to 16,777,216"),
+            ("limits.default_timeout_s", limits.engine.default_timeout_s.into(), 1, DURATION_S_MAX, DURATION_S_EXPECTED),
+            ("limits.cap_retry_after_s", limits.engine.cap_retry_after_s.into(), 1, DURATION_S_MAX, DURATION_S_EXPECTED),
             ("limits: a timeout in seconds", longest_s, 1, 86_400, "1 to 86,400"),
             ("limits: a timeout in seconds", shortest_s, 1, 86_400, "1 to 86,400"),
         ];
@@ -106,6 +117,9 @@ impl Limits {
             if !(minimum..=maximum).contains(&got) {
                 return Err(ConfigError::Value { option, got: got.to_string(), expected });
             }
+        }
+        if let Some((option, got)) = engine_bounds(&limits).find(|(_, bound)| *bound == 0) {
+            return Err(ConfigError::Value { option, got: got.to_string(), expected: "1 or more" });
         }
         Ok(limits)
     }

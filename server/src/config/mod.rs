@@ -13,6 +13,7 @@ pub use file::{ConfiguredApp, ImagesConfig, LogConfig, LogFormat, Registration};
 pub use limits::Limits;
 
 use file::File;
+use limits::{DURATION_S_EXPECTED, DURATION_S_MAX};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
@@ -102,7 +103,7 @@ impl Config {
             workers,
             registration: file.registration,
             apps: check_apps(file.apps)?,
-            images: file.images,
+            images: check_images(file.images)?,
             limits: Limits::from_file(file.limits)?,
             log: LogConfig {
                 format: arguments.log_format.or(file.log.format),
@@ -159,6 +160,17 @@ fn check_public_url(text: String) -> Result<String, ConfigError> {
             expected: "http:// or https:// and a host, at most 112 characters, without a query",
         }),
     }
+}
+
+fn check_images(images: ImagesConfig) -> Result<ImagesConfig, ConfigError> {
+    let refuse = |option, got: u64, expected| Err(ConfigError::Value { option, got: got.to_string(), expected });
+    if !(1..=DURATION_S_MAX).contains(&images.link_ttl_s) {
+        return refuse("images.link_ttl_s", images.link_ttl_s, DURATION_S_EXPECTED);
+    }
+    if images.size_bytes_max == 0 {
+        return refuse("images.size_bytes_max", images.size_bytes_max, "1 or more");
+    }
+    Ok(images)
 }
 
 fn check_apps(apps: Vec<ConfiguredApp>) -> Result<Vec<ConfiguredApp>, ConfigError> {
@@ -252,6 +264,20 @@ mod tests {
         assert!(refuse(ServeArguments::default(), "mqtt-url = \"mqtt://x\"").contains("--mqtt-url"));
         assert!(refuse(ServeArguments::default(), "registration = \"lax\"").contains("lax"));
         assert!(refuse(ServeArguments::default(), "[limits]\nheader_bytes_max = 10").contains("header_bytes_max"));
+        for (table, key, bad) in [
+            ("images", "link_ttl_s", 0),
+            ("images", "link_ttl_s", 315_360_001),
+            ("images", "size_bytes_max", 0),
+            ("limits", "default_timeout_s", 0),
+            ("limits", "default_timeout_s", 315_360_001),
+            ("limits", "cap_retry_after_s", 0),
+            ("limits", "id_bytes_max", 0),
+            ("limits", "devices_max", 0),
+            ("limits", "events_max", 0),
+        ] {
+            let message = refuse(ServeArguments::default(), &format!("[{table}]\n{key} = {bad}"));
+            assert!(message.contains(&format!("{table}.{key} is \"{bad}\", expected 1 ")), "{message}");
+        }
         let twice = "[[apps]]\nid = \"a\"\nsecret = \"s\"\n[[apps]]\nid = \"a\"\nsecret = \"t\"";
         assert!(refuse(ServeArguments::default(), twice).contains("each id once"));
     }

@@ -68,6 +68,7 @@ impl Server {
             auth: Auth::new(engine.clone(), Arc::clone(&secrets), &admin, &[]),
             links: LinkSigner::new(secrets.link_key()),
             downloads: Arc::new(Downloads::new(engine.clone(), metrics())),
+            uploads: Arc::default(),
             public_url: format!("http://{address}"),
             engine,
             config,

@@ -1,5 +1,6 @@
 //! The bytes of a reply: slices of a map, handed on piece by piece.
 
+use crate::metrics::Metrics;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
 use sluicegate::model::UpgradeId;
@@ -32,6 +33,7 @@ pub struct ImageBody {
     /// Empty, and so not on the heap, for all but several ranges.
     later: std::vec::IntoIter<Part>,
     left_bytes: u64,
+    metrics: Option<Arc<Metrics>>,
     counter: Option<Counter>,
 }
 
@@ -87,6 +89,13 @@ impl ImageBody {
         self.left_bytes
     }
 
+    /// Adds each piece of the image to what the server has served, whoever it is for.
+    #[must_use]
+    pub fn metered(mut self, metrics: Arc<Metrics>) -> Self {
+        self.metrics = Some(metrics);
+        self
+    }
+
     /// Tells `count` of each piece of the image. `size_bytes` is the whole image's.
     #[must_use]
     pub fn counted(mut self, count: Arc<dyn CountServed>, upgrade: UpgradeId, size_bytes: u64) -> Self {
@@ -101,12 +110,19 @@ impl ImageBody {
         let bytes = &mut self.current.bytes;
         let piece = if bytes.len() <= PIECE_BYTES { std::mem::take(bytes) } else { bytes.split_to(PIECE_BYTES) };
         self.left_bytes -= piece.len() as u64;
-        if let Some(counter) = &self.counter
-            && self.current.is_image
-        {
-            counter.count.served(counter.upgrade, piece.len() as u64, counter.size_bytes);
+        if self.current.is_image {
+            self.count(piece.len() as u64);
         }
         Some(piece)
+    }
+
+    fn count(&self, bytes: u64) {
+        if let Some(metrics) = &self.metrics {
+            metrics.image_bytes_served(bytes);
+        }
+        if let Some(counter) = &self.counter {
+            counter.count.served(counter.upgrade, bytes, counter.size_bytes);
+        }
     }
 }
 

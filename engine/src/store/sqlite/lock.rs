@@ -27,7 +27,11 @@ pub(super) struct FolderLock {
 impl FolderLock {
     /// Makes the folder if it isn't there, for its owner alone, and locks it.
     pub(super) fn create(folder: &Path) -> Result<Self, StoreError> {
-        let describe = |error| io_failure(&format!("making the folder {}", folder.display()), error);
+        let describe = |error: io::Error| {
+            let doing = format!("the folder {} can't be made", folder.display());
+            let failure = io_failure(&doing, error);
+            StoreError { message: format!("{}; choose another, or let this user write there", failure.message), ..failure }
+        };
         if !folder.is_dir() {
             DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(describe)?;
             // The folder's own entry has to survive a power cut too.

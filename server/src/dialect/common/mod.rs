@@ -1,5 +1,6 @@
 //! What the dialects share.
 
+pub mod check;
 pub mod decode;
 pub mod lenient;
 pub mod status;

@@ -6,7 +6,7 @@
 //! | check | previews | previews | itself alone |
 //! | report | admin | 403 | itself alone |
 //! | events | yes | yes | 403 |
-//! | image by token | yes | yes | yes |
+//! | image by token | yes | yes | yes, but for an activation code |
 //!
 //! A token that names a product opens nothing of another, whatever its role, and one that names a device nothing beside that device.
 //! What is *named* in a request and not the caller's is 403; what is *found* by an id and not the caller's is 404, as if it weren't there,
@@ -98,10 +98,10 @@ fn onlooker_of_something(app: &App, headers: &HeaderMap, now: Timestamp) -> Resu
 }
 
 fn refuse_bound_to_device(caller: &Caller) -> Result<(), Failure> {
-    match caller.device_id {
-        Some(_) => Err(Failure::forbidden("this token opens one device alone; use one that names no device")),
-        None => Ok(()),
+    if caller.is_bound_to_device() {
+        return Err(Failure::forbidden("this token opens one device alone; use one that names no device"));
     }
+    Ok(())
 }
 
 pub(super) fn may_open_product(caller: &Caller, product_id: &str) -> Result<(), Failure> {
@@ -113,13 +113,20 @@ pub(super) fn may_open_product(caller: &Caller, product_id: &str) -> Result<(), 
 
 pub(super) fn may_open_device(caller: &Caller, product_id: &str, device_id: &str) -> Result<(), Failure> {
     may_open_product(caller, product_id)?;
-    let is_own = caller.device_id.as_deref().is_none_or(|own| own == device_id);
-    if is_own && caller.may_act_for_device(product_id, device_id) {
+    if caller.may_act_for_device(product_id, device_id) {
         return Ok(());
     }
     let what =
         if caller.role == Role::Device { "a device's token opens that device alone" } else { "this token opens another device" };
     Err(Failure::forbidden(format!("{what}; use the token of this product and device")))
+}
+
+/// Whoever may have an image by its hash: everybody of the organization, but not whoever is still to be activated.
+pub(super) fn may_open_images(caller: &Caller) -> Result<(), Failure> {
+    if caller.is_activation_code() {
+        return Err(Failure::forbidden("this token is an activation code and opens no image; use the token of a device"));
+    }
+    Ok(())
 }
 
 /// The organization to act in: the caller's own, or for the administrator the one that `organization` or `orgId` of the query names.

@@ -5,12 +5,13 @@ use super::encode::{OfferShown, url_of};
 use super::failure::Failure;
 use super::{Answer, access};
 use crate::app::App;
+use crate::dialect::common::check::decide;
 use crate::http::{Query, Reply, Request, json, json_bytes, read_body, retry_after};
 use ::http::StatusCode;
 use bytes::Bytes;
 use serde::Serialize;
 use sluicegate::model::{Role, UpgradeId};
-use sluicegate::{Check, CheckRules, Checked, Decision, DeviceRef, Entity, Error, Offer, Report};
+use sluicegate::{Check, CheckRules, Decision, DeviceRef, Entity, Error, Offer, Report};
 
 /// A check or a report with every field at its bound; nobody may make a server hold more for a device.
 const BODY_BYTES_MAX: usize = 16 << 10;
@@ -34,16 +35,9 @@ pub(super) async fn check(app: &App, request: Request) -> Answer {
         device: DeviceRef { organization: &organization, product_id: &asked.product_id, device_id: &asked.device_id },
         component: decode::component(asked.component_type, asked.identify),
         version: &asked.version,
-        rules: CheckRules { preview, only_while_started: false, register: !preview && app.registers() },
+        rules: CheckRules { preview, only_while_started: false, register: app.registers() },
     };
-    let decision = match app.engine.check(&check, now) {
-        Checked::Decided(decision) => decision,
-        Checked::Ask => app.engine.decide(&check, now).await?,
-    };
-    if !preview {
-        app.metrics.check(&decision);
-    }
-    Ok(match decision {
+    Ok(match decide(app, &check, now).await? {
         Decision::UpToDate => nothing("up_to_date", NOTHING_RETRY_AFTER_S),
         Decision::NoTask => nothing("no_task", NOTHING_RETRY_AFTER_S),
         Decision::Wait(wait) => nothing(wait.reason.name(), wait.retry_after_s.max(1)),

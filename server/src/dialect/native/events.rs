@@ -1,8 +1,12 @@
 //! `GET /events`: server-sent events, from any sequence number that is still kept, and on as they happen.
 //!
 //! A stream reads pages of events at the pace of its client and waits for the next only when there are no more; so a slow client holds
-//! one page in memory and nobody up. It ends when the client goes, when the server stops (the reply's body is dropped then), or when
-//! the engine closes; a client that comes back with `Last-Event-ID` misses nothing that is kept.
+//! one page in memory and nobody up. It ends when the client goes, when its token is revoked or expires, when the server stops (the
+//! reply's body is dropped then), or when the engine closes; a client that comes back with `Last-Event-ID` misses nothing that is kept.
+//!
+//! Invariants:
+//!   - Nothing is sent on after the token was looked at and found gone; it is looked at for each page, and each heartbeat is one.
+//!   - A client hears something every [`HEARTBEAT`], however much happens that isn't for it.
 
 use super::encode::EventShown;
 use super::failure::{Failure, shortened};
@@ -14,12 +18,13 @@ use ::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use ::http::{HeaderMap, HeaderValue, Response};
 use bytes::Bytes;
 use sluicegate::Error;
-use sluicegate::model::{Event, Role};
+use sluicegate::model::{Event, Role, TokenId};
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 /// Some 64 KiB of text.
 const PAGE_EVENTS_MAX: usize = 256;
@@ -38,7 +43,7 @@ pub(super) async fn follow(app: &Arc<App>, request: Request) -> Answer {
     let from = from(&query, request.headers())?;
     let slot = Slot::take(app)?;
     let (sender, receiver) = mpsc::channel(PAGES_WAITING_MAX);
-    tokio::spawn(send(Arc::clone(app), filter, from, sender, slot));
+    tokio::spawn(send(Arc::clone(app), filter, caller.token, from, sender, slot));
     let mut reply = Response::new(Body::Stream(receiver));
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
@@ -109,12 +114,13 @@ impl Drop for Slot {
     }
 }
 
-async fn send(app: Arc<App>, filter: Filter, mut from: u64, sender: mpsc::Sender<Bytes>, _slot: Slot) {
+async fn send(app: Arc<App>, filter: Filter, token: Option<TokenId>, mut from: u64, sender: mpsc::Sender<Bytes>, _slot: Slot) {
     let mut newest = app.engine.event_sequence();
     // The head goes out with the first bytes, and the client should know at once that it is connected.
     if sender.send(Bytes::from_static(b"retry: 2000\n: connected\n\n")).await.is_err() {
         return;
     }
+    let mut heartbeat_due = Instant::now() + HEARTBEAT;
     loop {
         // Marked as seen before the page is read, so that an event between the two wakes us.
         newest.borrow_and_update();
@@ -125,24 +131,39 @@ async fn send(app: Arc<App>, filter: Filter, mut from: u64, sender: mpsc::Sender
                 return;
             }
         };
+        // After the page was read, so that nothing that happened after a revocation goes out.
+        if !still_holds(&app, token) {
+            return;
+        }
+        let mut text = text_of(page.events.iter().filter(|event| filter.passes(event)));
+        // Also where events came and none was for this client: to it, and to what stands between, the connection is silent.
+        if text.is_empty() && Instant::now() >= heartbeat_due {
+            text = Bytes::from_static(b": heartbeat\n\n");
+        }
+        if !text.is_empty() {
+            if sender.send(text).await.is_err() {
+                return;
+            }
+            heartbeat_due = Instant::now() + HEARTBEAT;
+        }
         if page.events.is_empty() {
             tokio::select! {
                 // All three may be dropped and waited for anew without losing anything.
                 changed = newest.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(HEARTBEAT) => if sender.send(Bytes::from_static(b": heartbeat\n\n")).await.is_err() { return },
+                () = sleep_until(heartbeat_due) => {}
                 () = sender.closed() => return,
             }
-            continue;
-        }
-        from = page.next;
-        let text = text_of(page.events.iter().filter(|event| filter.passes(event)));
-        if !text.is_empty() && sender.send(text).await.is_err() {
+        } else if sender.is_closed() {
             return;
-        }
-        if sender.is_closed() {
-            return;
+        } else {
+            from = page.next;
         }
     }
+}
+
+/// Whether the caller would still be let in. The administrator's own token is no row, and stays as long as the process.
+fn still_holds(app: &App, token: Option<TokenId>) -> bool {
+    token.is_none_or(|id| app.engine.token(id).is_some_and(|token| token.expires_at > app.now()))
 }
 
 async fn page(app: &App, from: u64) -> Result<sluicegate::EventPage, Error> {

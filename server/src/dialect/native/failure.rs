@@ -2,6 +2,7 @@
 //!
 //! The code is for programs and never changes its meaning; the message is for people. `docs/api.md` lists the codes.
 
+use super::uploads::UPLOAD_OFFSET;
 use crate::auth::{AuthError, Forbidden};
 use crate::dialect::common::status;
 use crate::dialect::common::upload::UploadError;
@@ -21,6 +22,8 @@ pub(super) struct Failure {
     pub(super) retry_after_s: Option<u32>,
     /// Of a path that is there, but not with this method.
     pub(super) allow: Option<&'static str>,
+    /// Where an upload goes on, which isn't where the caller thought.
+    pub(super) upload_offset: Option<u64>,
 }
 
 /// `error` of a reply, and of a line about a refused device.
@@ -28,11 +31,13 @@ pub(super) struct Failure {
 pub(super) struct ErrorShown<'a> {
     code: &'a str,
     message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
 }
 
 impl Failure {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after_s: None, allow: None }
+        Self { status, code, message: message.into(), retry_after_s: None, allow: None, upload_offset: None }
     }
 
     /// A value is malformed or out of its range.
@@ -59,7 +64,7 @@ impl Failure {
     }
 
     pub(super) fn shown(&self) -> ErrorShown<'_> {
-        ErrorShown { code: self.code, message: &self.message }
+        ErrorShown { code: self.code, message: &self.message, offset: self.upload_offset }
     }
 
     pub(super) fn into_reply(self) -> Reply {
@@ -70,6 +75,9 @@ impl Failure {
         let mut reply = json(self.status, &Wrapped { error: self.shown() });
         if let Some(allow) = self.allow {
             reply = with_header(reply, ALLOW, allow);
+        }
+        if let Some(offset) = self.upload_offset {
+            reply = with_header(reply, UPLOAD_OFFSET, offset);
         }
         if self.status == StatusCode::UNAUTHORIZED {
             reply = with_header(reply, WWW_AUTHENTICATE, "Bearer");

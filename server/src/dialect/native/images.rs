@@ -22,7 +22,7 @@ pub(super) async fn upload(app: &App, request: Request) -> Answer {
     let caller = access::operator(app, request.headers(), now)?;
     let (organization, name) = {
         let query = Query::parse(request.uri().query())?;
-        let name = file_name(&query, request.headers(), app.engine.limits().name_chars_max)?;
+        let name = file_name(query.get("name"), request.headers(), app.engine.limits().name_chars_max)?;
         (access::organization(app, &caller, &query)?, name)
     };
     let Uploaded { image, was_held, .. } = take_in(app, organization, name.map(Into::into), request).await?;
@@ -31,10 +31,10 @@ pub(super) async fn upload(app: &App, request: Request) -> Answer {
     Ok(json(status, &ImageShown::new(&image, &url)))
 }
 
-/// What the file is called: `?name=` wins over `Content-Disposition`.
-fn file_name(query: &Query<'_>, headers: &HeaderMap, chars_max: usize) -> Result<Option<String>, Failure> {
+/// What the file is called: what the caller names, `?name=`, wins over `Content-Disposition`.
+pub(super) fn file_name(named: Option<&str>, headers: &HeaderMap, chars_max: usize) -> Result<Option<String>, Failure> {
     let disposition = headers.get(CONTENT_DISPOSITION).and_then(|value| value.to_str().ok());
-    let named = match query.get("name") {
+    let named = match named {
         Some(name) => Some(Cow::Borrowed(name)),
         None => disposition.and_then(disposition_name),
     };
@@ -99,18 +99,18 @@ fn unescape(quoted: &str) -> String {
     quoted.chars().filter(keep).collect()
 }
 
-/// `GET|HEAD /api/v1/images/{sha256}`, for every token of an organization that holds it.
+/// `GET|HEAD /api/v1/images/{sha256}`, for every token of an organization that holds it, but for activation codes.
 pub(super) async fn by_token(app: &App, request: Request, name: &str) -> Answer {
     let now = app.now();
     let caller = access::caller(app, request.headers(), now)?;
+    access::may_open_images(&caller)?;
     let organization = access::organization(app, &caller, &Query::parse(request.uri().query())?)?;
     let id = parse_id(name)?;
     let image = app.engine.read(|state| state.image(&organization, id)).await?;
     let image = image.ok_or_else(|| Error::not_found(Entity::Image, id))?;
     let sealed = open(app, id, image.size).await?;
     let reply = respond(request.method(), request.headers(), &sealed, image.name.as_deref(), now);
-    app.metrics.image_bytes_served(reply.body().left_bytes());
-    Ok(reply.map(Into::into))
+    Ok(reply.map(|body| body.metered(Arc::clone(&app.metrics)).into()))
 }
 
 /// `GET|HEAD /images/{sha256}?…`, for whoever has a link; a token does too. The bytes count as progress of the link's upgrade.
@@ -129,8 +129,8 @@ pub(super) async fn by_link(app: &Arc<App>, request: Request, name: &str) -> Ans
     };
     // Whoever holds the link need not know what another organization calls the file.
     let reply = respond(request.method(), request.headers(), &sealed, None, now);
-    app.metrics.image_bytes_served(reply.body().left_bytes());
     let (parts, body) = reply.into_parts();
+    let body = body.metered(Arc::clone(&app.metrics));
     let body = match link.upgrade {
         Some(upgrade) => body.counted(Arc::clone(&app.downloads) as Arc<dyn CountServed>, upgrade, size),
         None => body,
@@ -172,7 +172,7 @@ mod tests {
     fn name(query: &str, disposition: &'static str) -> Result<Option<String>, Failure> {
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static(disposition));
-        file_name(&Query::parse(Some(query)).unwrap(), &headers, 20)
+        file_name(Query::parse(Some(query)).unwrap().get("name"), &headers, 20)
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //!   - A line that is wrong stops no other line.
-//!   - At most one line, one batch and one answer's start are in memory.
+//!   - At most one line, one batch (of [`BATCH_BYTES_MAX`] and a line at most) and one answer's start are in memory.
 //!   - Each line that isn't blank is counted once: accepted or refused.
 
 use super::decode::{self, DeviceBody};
@@ -27,6 +27,8 @@ use tokio::sync::mpsc;
 
 /// Devices of one command: enough to share a commit, few enough that other commands don't wait for long.
 const BATCH_DEVICES_MAX: usize = 1_000;
+/// Lines of one command, for devices that say much: so one import holds little, and one command is written quickly.
+const BATCH_BYTES_MAX: usize = 1 << 20;
 /// A device with every bound of the engine's used to the full is longer than any that is registered in earnest.
 const LINE_BYTES_MAX: usize = 256 << 10;
 /// Some ten thousand refusals.
@@ -45,6 +47,7 @@ pub(super) async fn import(app: &Arc<App>, request: Request) -> Answer {
         organization,
         lines: Lines::default(),
         batch: Vec::new(),
+        batch_bytes: 0,
         accepted: 0,
         refused: 0,
         answer: Vec::new(),
@@ -76,6 +79,8 @@ struct Import {
     lines: Lines,
     /// With the number of each line.
     batch: Vec<(u64, NewDevice)>,
+    /// Of the lines that the batch was read from.
+    batch_bytes: usize,
     accepted: u64,
     refused: u64,
     answer: Vec<u8>,
@@ -153,7 +158,10 @@ impl Import {
         match line.text {
             Ok(text) if text.trim_ascii().is_empty() => return Ok(()),
             Ok(text) => match self.read(&text) {
-                Ok(device) => self.batch.push((line.number, device)),
+                Ok(device) => {
+                    self.batch.push((line.number, device));
+                    self.batch_bytes += text.len();
+                }
                 Err(failure) => {
                     let device_id = named_device(&text);
                     self.refuse(line.number, device_id.as_deref(), &failure);
@@ -165,7 +173,8 @@ impl Import {
                 self.refuse(line.number, None, &Failure::new(StatusCode::PAYLOAD_TOO_LARGE, "line_too_long", message));
             }
         }
-        if self.batch.len() >= BATCH_DEVICES_MAX { self.commit().await } else { Ok(()) }
+        let is_full = self.batch.len() >= BATCH_DEVICES_MAX || self.batch_bytes >= BATCH_BYTES_MAX;
+        if is_full { self.commit().await } else { Ok(()) }
     }
 
     fn read(&self, text: &[u8]) -> Result<NewDevice, Failure> {
@@ -179,6 +188,7 @@ impl Import {
         if self.batch.is_empty() {
             return Ok(());
         }
+        self.batch_bytes = 0;
         let (numbers, devices): (Vec<u64>, Vec<NewDevice>) = std::mem::take(&mut self.batch).into_iter().unzip();
         let names: Vec<String> = devices.iter().map(|device| device.device_id.clone()).collect();
         let put = self.app.engine.put_devices(&self.organization, devices, self.app.registers(), self.app.now());

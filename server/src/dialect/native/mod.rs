@@ -2,7 +2,7 @@
 //!
 //! - [`decode`]: JSON → what is wanted, every field checked; [`encode`]: the engine's rows → JSON; [`task_json`]: both, for tasks;
 //! - [`access`]: who may call what; [`failure`]: why not, as `{"error":{"code","message"}}`; [`page`]: lists and their cursors;
-//! - one file per group of calls: [`products`], [`images`], [`firmware`], [`devices`] (many at once: [`import`]), [`tokens`],
+//! - one file per group of calls: [`products`], [`images`] (in pieces: [`uploads`]), [`firmware`], [`devices`] (many at once: [`import`]), [`tokens`],
 //!   [`tasks`], [`upgrades`], [`check`], [`events`], [`root`].
 //!
 //! Calls are written down in `openapi.json`, which is served as it stands, and in `docs/api.md`.
@@ -26,6 +26,7 @@ mod task_json;
 mod tasks;
 mod tokens;
 mod upgrades;
+mod uploads;
 mod whole;
 
 use crate::app::App;
@@ -105,6 +106,15 @@ async fn route_call(app: &Arc<App>, request: Request, path: &[&str]) -> Answer {
         ["images", image] => match method {
             "GET" => images::by_token(app, request, image).await,
             _ => wrong_method("GET, HEAD"),
+        },
+        ["uploads"] => match method {
+            "POST" => uploads::begin(app, request).await,
+            _ => wrong_method("POST"),
+        },
+        ["uploads", id] => match method {
+            "GET" => uploads::get(app, request, id).await,
+            "PATCH" => uploads::go_on(app, request, id).await,
+            _ => wrong_method("GET, HEAD, PATCH"),
         },
         ["firmware"] => match method {
             "GET" => firmware::list(app, request).await,

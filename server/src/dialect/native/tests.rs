@@ -58,6 +58,8 @@ fn the_description_has_every_call() {
         ("/api/v1/devices", &["post"]),
         ("/api/v1/images", &["post"]),
         ("/api/v1/images/{sha256}", &["get", "head"]),
+        ("/api/v1/uploads", &["post"]),
+        ("/api/v1/uploads/{upload}", &["get", "patch"]),
         ("/api/v1/firmware", &["get", "post"]),
         ("/api/v1/firmware/{id}", &["get", "delete"]),
         ("/api/v1/tokens", &["post"]),

@@ -7,14 +7,15 @@
 //! | report | 403/4031001 | 403/4031001 | itself alone |
 //! | newest version, upgrade | yes | yes | 403/4031001 |
 //!
-//! A token that is bound to a product opens nothing of another one, whatever its role.
+//! A token that is bound to a product opens nothing of another one, whatever its role, and one that is bound to a device nothing
+//! beside that device: neither tasks nor firmware (403/4031001), nor another device.
 
 use super::status::{Code, Failure};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::http::header_token;
 use ::http::HeaderMap;
-use sluicegate::model::{Role, Timestamp, TokenPurpose};
+use sluicegate::model::{Timestamp, TokenPurpose};
 
 const TOKEN_HEADER: &str = "access-token";
 
@@ -28,6 +29,9 @@ pub(super) fn operator(app: &App, headers: &HeaderMap, now: Timestamp) -> Result
     if !caller.can_operate() {
         let role = caller.role.name();
         return Err(Failure::new(Code::OperatorNeeded, format!("this call needs an operator's token, got a {role}'s")));
+    }
+    if caller.is_bound_to_device() {
+        return Err(Failure::new(Code::Forbidden, "this token opens one device alone; use one that names no device"));
     }
     Ok(caller)
 }
@@ -54,18 +58,17 @@ pub(super) fn may_open_product(caller: &Caller, product_id: &str) -> Result<(), 
 /// A device acts for itself alone; somebody else's token that names a device opens that one alone.
 pub(super) fn may_name_device(caller: &Caller, device_id: &str) -> Result<(), Failure> {
     match caller.device_id.as_deref() {
-        Some(own) if own == device_id => Ok(()),
-        Some(own) => {
+        Some(own) if !caller.opens_device(device_id) => {
             let own: String = own.chars().take(40).collect();
             Err(Failure::new(
                 Code::NotThisDevice,
                 format!("the token belongs to device {own}, the call names device {device_id}; use that device's token"),
             ))
         }
-        None if caller.role == Role::Device => Err(Failure::new(
+        None if caller.is_activation_code() => Err(Failure::new(
             Code::Forbidden,
             "this token is an activation code and names no device; activate and log in to get the device's own",
         )),
-        None => Ok(()),
+        _ => Ok(()),
     }
 }

@@ -8,10 +8,11 @@ use super::status::{Code, Failure};
 use super::{Answer, access, body_of, done, file};
 use crate::app::App;
 use crate::auth::Caller;
+use crate::dialect::common::check::decide;
 use crate::http::{Reply, Request, json};
 use ::http::StatusCode;
 use sluicegate::model::{Role, Timestamp};
-use sluicegate::{Check, CheckRules, Checked, Decision, DeviceRef, Offer, Wait};
+use sluicegate::{Check, CheckRules, Decision, DeviceRef, Offer, Wait};
 use std::sync::Arc;
 
 pub(super) async fn check(app: &App, request: Request, device_id: &str) -> Answer {
@@ -38,13 +39,6 @@ pub(super) async fn check(app: &App, request: Request, device_id: &str) -> Answe
             Err(Failure::new(Code::TaskUnknown, "no started task leads on from this product, type, identify and current_version"))
         }
         Decision::Wait(wait) => Err(held(wait)),
-    }
-}
-
-async fn decide(app: &App, check: &Check<'_>, now: Timestamp) -> Result<Decision, Failure> {
-    match app.engine.check(check, now) {
-        Checked::Decided(decision) => Ok(decision),
-        Checked::Ask => Ok(app.engine.decide(check, now).await?),
     }
 }
 

@@ -12,9 +12,7 @@ const NAME_CHARS_MAX: usize = 32;
 const DESCRIPTION_CHARS_MAX: usize = 250;
 const MODEL_CHARS_MAX: usize = 20;
 /// The platform says 250; our own signed links have up to 255, which still fits the 256 bytes that devices set aside for it.
-const FIRMWARE_URL_CHARS_MAX: usize = 255;
-/// No platform limit: what the engine takes.
-const TASK_URL_CHARS_MAX: usize = 2_048;
+const URL_BYTES_MAX: usize = 255;
 const MD5_CHARS_MAX: usize = 64;
 const DATE_CHARS_MAX: usize = 64;
 const ID_CHARS_MAX: usize = 128;
@@ -103,13 +101,13 @@ pub(super) fn create_task(body: &[u8]) -> Result<CreateTask, Failure> {
         description: required("description", wire.description.text_within("description", DESCRIPTION_CHARS_MAX)?)?,
         from_version: version("from_version", &wire.from_version)?,
         from_file: FileNamed {
-            url: required("from_version_url", wire.from_version_url.text_within("from_version_url", TASK_URL_CHARS_MAX)?)?,
+            url: url("from_version_url", &wire.from_version_url)?,
             md5: required("from_version_md5", wire.from_version_md5.text_within("from_version_md5", MD5_CHARS_MAX)?)?,
             size: size("from_version_size", &wire.from_version_size)?,
         },
         target_version: version("target_version", &wire.target_version)?,
         target_file: FileNamed {
-            url: required("target_version_url", wire.target_version_url.text_within("target_version_url", TASK_URL_CHARS_MAX)?)?,
+            url: url("target_version_url", &wire.target_version_url)?,
             md5: required("target_version_md5", wire.target_version_md5.text_within("target_version_md5", MD5_CHARS_MAX)?)?,
             size: size("target_version_size", &wire.target_version_size)?,
         },
@@ -381,7 +379,7 @@ pub(super) fn firmware(body: &[u8]) -> Result<FirmwareWritten, Failure> {
         model: required("mod", wire.model.text_within("mod", MODEL_CHARS_MAX)?)?,
         version: version("version", &wire.version)?,
         file: FileNamed {
-            url: required("file_url", wire.file_url.text_within("file_url", FIRMWARE_URL_CHARS_MAX)?)?,
+            url: url("file_url", &wire.file_url)?,
             md5: required("file_md5", wire.file_md5.text_within("file_md5", MD5_CHARS_MAX)?)?,
             size: size("file_size", &wire.file_size)?,
         },
@@ -568,4 +566,18 @@ pub(super) fn component_of(component_type: Option<u16>, identify: Option<u32>) -
     let component_type = component_type.unwrap_or(WIFI);
     let identify = if component_type == WIFI { 0 } else { identify.unwrap_or(0) };
     Component { component_type, identify }
+}
+
+/// Devices copy a URL as it stands on the wire into 256 bytes, without undoing JSON's escapes.
+fn url(field: &str, text: &Scalar<'_>) -> Result<String, Failure> {
+    let text = required(field, text.text_within(field, URL_BYTES_MAX)?)?;
+    if text.len() > URL_BYTES_MAX {
+        return Err(Failure::invalid(format!("{field} may have {URL_BYTES_MAX} bytes at most, got {}; shorten it", text.len())));
+    }
+    match text.chars().find(|character| matches!(character, '"' | '\\') || character.is_control()) {
+        Some(character) => {
+            Err(Failure::invalid(format!("{field} holds {character:?}, which devices can't read; encode it with a percent sign")))
+        }
+        None => Ok(text),
+    }
 }
