@@ -76,7 +76,7 @@ impl IngestError {
     }
 }
 
-/// An image on its way in. See [the life cycle](self).
+/// An image on its way in: begun, written piece by piece, finished; dropped before that, nothing of it stays.
 ///
 /// Its methods may block on the disk or on a digest, so call them where blocking is allowed, not on a thread that serves others.
 #[derive(Debug)]

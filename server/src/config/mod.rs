@@ -1,7 +1,7 @@
 //! What the operator decides: the command line wins, then the environment, then the file, then the default.
 //!
 //! - [`arguments`]: what `serve` takes on the command line and from the environment;
-//! - [`file`]: what stands in `--config FILE.toml`;
+//! - [`mod@file`]: what stands in `--config FILE.toml`;
 //! - [`limits`]: every bound, of the engine and of the front end.
 
 pub mod arguments;

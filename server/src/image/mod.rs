@@ -1,6 +1,6 @@
 //! Image bytes over HTTP, and the links to them.
 //!
-//! - [`respond`]: a pure function from a request's head and a verified image to a reply: RFC 9110, clause by clause;
+//! - [`respond()`]: a pure function from a request's head and a verified image to a reply: RFC 9110, clause by clause;
 //! - [`conditions`]: `If-Match`, `If-None-Match`, `If-Modified-Since`, `If-Unmodified-Since`, `If-Range`;
 //! - [`ImageBody`]: the reply's bytes, slices of the image's map, counted as they leave;
 //! - [`LinkSigner`]: links that open one image for a while without a header.

@@ -2,7 +2,7 @@
 //!
 //! - [`scalar`], [`decode`]: wire → what is wanted, every field checked;
 //! - [`access`]: who may call what;
-//! - [`tasks`], [`check`], [`report`], [`firmware`], [`login`]: one file per group of calls; [`file`]: what URLs mean;
+//! - [`tasks`], [`check`], [`report`], [`firmware`], [`login`]: one file per group of calls; [`mod@file`]: what URLs mean;
 //! - [`encode`]: engine → wire, for parsers of a few hundred bytes;
 //! - [`status`]: error class → code; the HTTP status follows from the code.
 //!
