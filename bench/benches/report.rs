@@ -81,7 +81,7 @@ fn durable_reports(criterion: &mut Criterion) {
                     }
                     // Pausing and going on again is a change every time, however many rounds it takes.
                     let state = if percent % 2 == 0 { ReportedState::Downloading } else { ReportedState::Paused };
-                    let report = Report { device, upgrade, state, percent: None, detail: None };
+                    let report = Report { device, upgrade, state, percent: None, detail: None, code: None };
                     answers.push_back(running.engine.report(report, NOW));
                 }
                 answers.into_iter().for_each(|answer| assert!(answer.wait().is_ok()));

@@ -125,6 +125,10 @@ impl FleetShape {
             created_at: NOW,
             changed_at: NOW,
             annotations: Default::default(),
+            waves: Vec::new(),
+            approved: false,
+            canceled: false,
+            finished_at: None,
         }
     }
 }

@@ -60,7 +60,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let image = engine.images().open_image(sealed.id(), sealed.size())?;
     println!("it fetches {} bytes", image.bytes().len());
     let upgrade = offer.id.ok_or("an offer that is no preview has an id")?;
-    let report = Report { device: device.to_owned(), upgrade, state: ReportedState::Succeeded, percent: None, detail: None };
+    let report =
+        Report { device: device.to_owned(), upgrade, state: ReportedState::Succeeded, percent: None, detail: None, code: None };
     engine.report(report, now).wait()?;
 
     let counts = engine.read_blocking(|state| state.task("acme", task.id).map(|task| task.counts))?;

@@ -13,8 +13,8 @@ use crate::limits::Limits;
 use crate::model::*;
 use crate::pending::{Pending, block_on};
 use crate::state::{
-    Check, Command, Decision, DeviceName, EventPage, NewDevice, NewFirmware, NewProduct, NewTask, Outcome, Report, Reported, State,
-    TaskAction, VersionReport,
+    ActionRules, Check, Command, Decision, DeviceName, EventPage, NewDevice, NewFirmware, NewProduct, NewTask, Outcome, Report,
+    Reported, State, TaskAction, UpgradesAction, VersionReport,
 };
 use crate::store::{Archive, Loaded, Opened, Row, SqliteStore, Store, StoreError, StoreErrorKind, UpgradeQuery};
 use crate::writer::{Job, Shared, Writer};
@@ -214,25 +214,26 @@ impl Engine {
         self.submit(Command::CreateTask { new: Box::new(new), register_product }, now, task)
     }
 
-    /// The same action again changes nothing.
-    pub fn act_on_task(&self, organization: &str, id: TaskId, action: TaskAction, now: Timestamp) -> Pending<Arc<Task>> {
-        self.submit(Command::ActOnTask { organization: organization.into(), id, action }, now, task)
+    /// The same action again changes nothing, or is refused where `rules` are strict.
+    pub fn act_on_task(
+        &self,
+        organization: &str,
+        id: TaskId,
+        action: TaskAction,
+        rules: ActionRules,
+        now: Timestamp,
+    ) -> Pending<Arc<Task>> {
+        self.submit(Command::ActOnTask { organization: organization.into(), id, action, rules }, now, task)
     }
 
     /// Its upgrades go with it, and give back their permits.
-    pub fn delete_task(&self, organization: &str, id: TaskId, now: Timestamp) -> Pending<()> {
-        self.submit(Command::DeleteTask { organization: organization.into(), id }, now, done)
+    pub fn delete_task(&self, organization: &str, id: TaskId, rules: ActionRules, now: Timestamp) -> Pending<()> {
+        self.submit(Command::DeleteTask { organization: organization.into(), id, rules }, now, done)
     }
 
-    pub fn cancel_upgrade(&self, organization: &str, task: TaskId, device_id: &str, now: Timestamp) -> Pending<()> {
-        let command = Command::CancelUpgrade { organization: organization.into(), task, device_id: device_id.into() };
-        self.submit(command, now, done)
-    }
-
-    /// Lets a device that failed try again at once.
-    pub fn retry_upgrade(&self, organization: &str, task: TaskId, device_id: &str, now: Timestamp) -> Pending<()> {
-        let command = Command::RetryUpgrade { organization: organization.into(), task, device_id: device_id.into() };
-        self.submit(command, now, done)
+    /// On all of the devices, or on none.
+    pub fn act_on_upgrades(&self, action: UpgradesAction, now: Timestamp) -> Pending<()> {
+        self.submit(Command::ActOnUpgrades(Box::new(action)), now, done)
     }
 
     pub fn put_token(&self, token: Token, now: Timestamp) -> Pending<Arc<Token>> {

@@ -41,12 +41,26 @@ pub enum Conflict {
     TaskStart,
     /// A firmware of this product has the component and version.
     FirmwareVersion,
-    /// A firmware of this product has the name.
+    /// Firmware of this product has the name.
     FirmwareName,
     /// A task that is not stopped uses it.
     InUse,
     /// The entity is in a state that doesn't allow the call.
     State,
+    /// The task is started, and the call is for one that isn't.
+    TaskStarted,
+    /// The task is stopped, and the call is for one that isn't.
+    TaskStopped,
+    /// The upgrade has begun or is over.
+    UpgradeBegun,
+    /// The upgrade has not failed.
+    UpgradeNotFailed,
+    /// The firmware has to be verified first.
+    FirmwareUnverified,
+    /// A verify task names its devices; this one doesn't.
+    VerifyScope,
+    /// A verify task names more devices than the firmware allows.
+    VerifyDevices,
     AppId,
 }
 

@@ -68,4 +68,6 @@ pub use error::{Conflict, Entity, Error};
 pub use index::TaskView;
 pub use limits::Limits;
 pub use pending::Pending;
+/// A set of device numbers.
+pub use roaring::RoaringBitmap as DeviceSet;
 pub use state::*;

@@ -25,6 +25,8 @@ pub struct Limits {
     pub scope_entries_max: usize,
     /// Asset trees of one scope.
     pub asset_trees_max: usize,
+    /// Parts of one asset path of a device, the tree included.
+    pub asset_depth_max: usize,
     /// Products of all organizations. Each costs about 300 bytes.
     pub products_max: usize,
     /// Devices of all products. Each costs about 200 bytes; the memory of the machine is the real bound.
@@ -61,6 +63,7 @@ impl Default for Limits {
             from_versions_max: 256,
             scope_entries_max: 100_000,
             asset_trees_max: 5,
+            asset_depth_max: 32,
             products_max: 1_000_000,
             devices_max: 50_000_000,
             tasks_max: 1_000_000,

@@ -63,7 +63,7 @@ fn offered(engine: &Engine, id: &str) -> UpgradeId {
 }
 
 fn report(engine: &Engine, id: &str, upgrade: UpgradeId, state: ReportedState) -> Result<Reported, Error> {
-    engine.report(Report { device: device(id), upgrade, state, percent: None, detail: None }, NOW).wait()
+    engine.report(Report { device: device(id), upgrade, state, percent: None, detail: None, code: None }, NOW).wait()
 }
 
 fn counts(engine: &Engine, task: TaskId) -> TaskInfo {
@@ -379,7 +379,7 @@ fn a_deletion_that_was_undone_leaves_the_task_as_it_was_published() {
     let upgrade = offered(&engine, "d0");
     check(&engine, "d1").unwrap();
     *fault.lock().unwrap() = Some(StoreErrorKind::Full);
-    assert!(engine.delete_task("acme", task, NOW).wait().unwrap_err().is_disk_full());
+    assert!(engine.delete_task("acme", task, ActionRules::default(), NOW).wait().unwrap_err().is_disk_full());
     *fault.lock().unwrap() = None;
     report(&engine, "d0", upgrade, ReportedState::Succeeded).unwrap();
     offered(&engine, "d1");

@@ -9,15 +9,15 @@
 mod devices;
 mod view;
 
-pub(crate) use view::TaskFigures;
 pub use view::TaskView;
+pub(crate) use view::{FiguresNow, TaskFigures};
 
 use crate::engine::Checked;
 use crate::limits::Limits;
 use crate::model::{
     Component, Device, DeviceNumber, Image, ImageId, ProductNumber, TaskNumber, TaskStatus, Timestamp, Token, TokenId,
 };
-use crate::rollout::{self, Asker, Permits, Standing, Verdict};
+use crate::rollout::{self, Asker, Figures, Standing, Verdict};
 use crate::state::{Check, Decision, Offer};
 use devices::DeviceTable;
 use equivalent::Equivalent;
@@ -52,8 +52,7 @@ pub(crate) struct VersionEntry {
 #[derive(Clone, Debug)]
 pub(crate) enum Mark {
     Held(Arc<Offer>),
-    BackOff { task: TaskNumber, until: Timestamp },
-    Done { task: TaskNumber },
+    Standing { task: TaskNumber, standing: Standing },
 }
 
 impl Published {
@@ -121,7 +120,8 @@ impl Published {
                 from_version: check.version.into(),
                 deadline: None,
             }))),
-            Verdict::Free(_) => Checked::Ask,
+            Verdict::AskPerson(_, wait) if check.rules.preview => Checked::Decided(Decision::Wait(wait)),
+            Verdict::AskPerson(..) | Verdict::Free(_) => Checked::Ask,
         }
     }
 
@@ -200,7 +200,7 @@ impl Published {
     }
 }
 
-impl Permits for Published {
+impl Figures for Published {
     fn held_by_task(&self, task: &TaskView) -> u64 {
         u64::from(task.permits_held())
     }
@@ -208,6 +208,14 @@ impl Permits for Published {
     fn held(&self) -> u64 {
         // A hint: the writer decides. Nothing else is read by it, so no ordering is needed.
         self.permits_held.load(Ordering::Relaxed)
+    }
+
+    fn rate_free_at(&self, task: &TaskView) -> Timestamp {
+        task.rate_free_at()
+    }
+
+    fn open_to_place(&self, task: &TaskView) -> u64 {
+        task.open_to_place()
     }
 }
 
@@ -227,11 +235,10 @@ pub(crate) fn standing(marks: &[Mark], task: TaskNumber) -> Standing {
     marks
         .iter()
         .find_map(|mark| match *mark {
-            Mark::BackOff { task: marked, until } if marked == task => Some(Standing::BackOff { until }),
-            Mark::Done { task: marked } if marked == task => Some(Standing::Done),
+            Mark::Standing { task: marked, standing } if marked == task => Some(standing),
             _ => None,
         })
-        .unwrap_or(Standing::Fresh)
+        .unwrap_or(Standing::FRESH)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

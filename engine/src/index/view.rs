@@ -1,7 +1,7 @@
-use crate::model::{Task, TaskStatus};
+use crate::model::{Task, TaskStatus, Timestamp};
 use crate::rollout::CompiledScope;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// A task as the decision plane sees it: its row, and the figures that change while it runs.
 #[derive(Debug)]
@@ -49,6 +49,16 @@ impl TaskView {
         self.figures.permits_held.load(Ordering::Relaxed)
     }
 
+    /// From when on the task's rate lets another begin. A hint, like the permits: the writer decides.
+    pub(crate) fn rate_free_at(&self) -> Timestamp {
+        Timestamp(self.figures.rate_free_at.load(Ordering::Relaxed))
+    }
+
+    /// The largest place among the open waves.
+    pub(crate) fn open_to_place(&self) -> u64 {
+        self.figures.open_to_place.load(Ordering::Relaxed)
+    }
+
     /// Devices that have succeeded at least once.
     pub fn succeeded_devices(&self) -> u32 {
         self.figures.succeeded_devices.load(Ordering::Relaxed)
@@ -62,6 +72,19 @@ pub(crate) struct TaskFigures {
     status: AtomicU8,
     permits_held: AtomicU32,
     succeeded_devices: AtomicU32,
+    /// In milliseconds.
+    rate_free_at: AtomicU64,
+    open_to_place: AtomicU64,
+}
+
+/// The figures of a task at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FiguresNow {
+    pub status: TaskStatus,
+    pub permits_held: u64,
+    pub succeeded_devices: u64,
+    pub rate_free_at: Timestamp,
+    pub open_to_place: u64,
 }
 
 impl TaskFigures {
@@ -69,14 +92,16 @@ impl TaskFigures {
     const STARTED: u8 = 1;
     const PAUSED: u8 = 2;
 
-    pub(crate) fn publish(&self, status: TaskStatus, permits_held: u64, succeeded_devices: u64) {
-        let status = match status {
+    pub(crate) fn publish(&self, now: FiguresNow) {
+        let status = match now.status {
             TaskStatus::Stopped => Self::STOPPED,
             TaskStatus::Started => Self::STARTED,
             TaskStatus::Paused => Self::PAUSED,
         };
-        self.permits_held.store(u32::try_from(permits_held).unwrap_or(u32::MAX), Ordering::Relaxed);
-        self.succeeded_devices.store(u32::try_from(succeeded_devices).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.permits_held.store(u32::try_from(now.permits_held).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.succeeded_devices.store(u32::try_from(now.succeeded_devices).unwrap_or(u32::MAX), Ordering::Relaxed);
+        self.rate_free_at.store(now.rate_free_at.0, Ordering::Relaxed);
+        self.open_to_place.store(now.open_to_place, Ordering::Relaxed);
         self.status.store(status, Ordering::Release);
     }
 }

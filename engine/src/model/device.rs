@@ -53,7 +53,7 @@ impl Device {
 /// What an operator tells of a device beyond its versions; scopes and searches select by it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceDetails {
-    /// Values are JSON texts (`"\"a\""`, `3`, `true`), compared for equality after parsing.
+    /// Values are JSON texts (`"\"a\""`, `3`, `true`), compared as texts: whoever takes them in writes each value in one form.
     pub attributes: BTreeMap<Box<str>, Box<str>>,
     pub tags: BTreeMap<Box<str>, Box<str>>,
     pub groups: Vec<Box<str>>,

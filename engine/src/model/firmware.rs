@@ -54,4 +54,24 @@ pub struct Firmware {
     pub created_at: Timestamp,
     /// Kept for the dialect that wrote it; means nothing to the engine.
     pub annotations: BTreeMap<Box<str>, Box<str>>,
+    /// What has to be shown before an upgrade task may lead to it; absent: nothing.
+    pub verification: Option<Verification>,
+    /// When enough devices had succeeded.
+    pub verified_at: Option<Timestamp>,
+}
+
+/// Firmware that has to prove itself on a few devices first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// How many devices one verify task may name.
+    pub devices_max: u32,
+    /// How many devices have to succeed, over all verify tasks of the firmware.
+    pub successes_min: u32,
+}
+
+impl Firmware {
+    /// An upgrade task may lead to it.
+    pub fn is_released(&self) -> bool {
+        self.verification.is_none() || self.verified_at.is_some()
+    }
 }

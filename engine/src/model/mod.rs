@@ -10,6 +10,7 @@ mod device;
 mod event;
 mod firmware;
 mod ids;
+mod policy;
 mod task;
 mod time;
 mod token;
@@ -17,11 +18,15 @@ mod upgrade;
 
 pub use device::{Component, Device, DeviceDetails, Installed};
 pub use event::{Event, EventKind};
-pub use firmware::{Artifact, FileType, Firmware, Image};
+pub use firmware::{Artifact, FileType, Firmware, Image, Verification};
 pub use ids::{
     AppId, DeviceNumber, FirmwareId, FirmwareNumber, IdError, ImageId, ProductNumber, TaskId, TaskNumber, TokenId, UpgradeId,
 };
-pub use task::{AssetTree, Daily, Policy, Product, Retry, Schedule, Scope, Selector, Task, TaskKind, TaskMode, TaskStatus};
+pub use policy::{
+    BackOff, Counting, Daily, FailureKind, Growth, MeasuredWave, Pace, Policy, Rate, Retry, Schedule, SecondCount, Threshold,
+    ThresholdAction, TimeoutFrom, Wave, WaveSize,
+};
+pub use task::{AssetTree, Product, Scope, Selector, Task, TaskKind, TaskMode, TaskStatus};
 pub use time::Timestamp;
 pub use token::{App, Role, Token, TokenPurpose};
-pub use upgrade::{ReportedState, StateCounts, Upgrade, UpgradeState};
+pub use upgrade::{Failure, ReportedState, StateCounts, Upgrade, UpgradeState};

@@ -1,4 +1,4 @@
-use super::{Artifact, Component, FirmwareNumber, ProductNumber, TaskId, TaskNumber, Timestamp};
+use super::{Artifact, Component, FirmwareNumber, MeasuredWave, Policy, ProductNumber, TaskId, TaskNumber, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,6 +41,15 @@ pub struct Task {
     pub changed_at: Timestamp,
     /// Kept for the dialect that wrote it; means nothing to the engine.
     pub annotations: BTreeMap<Box<str>, Box<str>>,
+    /// The waves of the policy, measured out over the devices that were there at creation. One more than the policy names where
+    /// those leave devices over.
+    pub waves: Vec<MeasuredWave>,
+    /// Somebody has approved it. Matters only where the policy asks for an approval.
+    pub approved: bool,
+    /// Ended before its time: what was unfinished is canceled, portion by portion.
+    pub canceled: bool,
+    /// When nothing was left to do for the first time. A retry opens it again.
+    pub finished_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -121,44 +130,4 @@ pub struct AssetTree {
     pub tree: Box<str>,
     /// Empty: the whole tree.
     pub nodes: Vec<Box<str>>,
-}
-
-/// How a task may proceed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Policy {
-    /// At most this many devices upgrade at once; absent means no bound of its own.
-    pub maximum_concurrency: Option<u32>,
-    /// Seconds from the offer to the result; absent means the engine's default.
-    pub timeout_s: Option<u32>,
-    pub retry: Option<Retry>,
-    pub schedule: Schedule,
-    /// A device that succeeded, and asks from a from-version all the same, is offered again.
-    pub repeat_after_success: bool,
-}
-
-/// What happens after a failure or a missed deadline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retry {
-    /// Further attempts; `u32::MAX` means without end.
-    pub count: u32,
-    /// Seconds until the device may try again.
-    pub interval_s: u32,
-}
-
-/// When devices may begin. Those that run when a window closes go on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Schedule {
-    pub start: Option<Timestamp>,
-    pub end: Option<Timestamp>,
-    pub daily: Option<Daily>,
-    /// What `daily` counts from, in minutes east of UTC.
-    pub utc_offset_minutes: i16,
-}
-
-/// A window of every day, in seconds since midnight; `from` later than `to` spans midnight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Daily {
-    pub from_s: u32,
-    /// Belongs to the window.
-    pub to_s: u32,
 }

@@ -14,7 +14,7 @@
 //! attempt: `Failed` and `TimedOut` become `Waiting` while the retry policy has attempts left, and a new attempt has a new
 //! [`UpgradeId`].
 
-use super::{DeviceNumber, TaskNumber, Timestamp, UpgradeId};
+use super::{DeviceNumber, FailureKind, TaskNumber, Timestamp, UpgradeId};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -158,6 +158,20 @@ pub struct Upgrade {
     pub not_before: Option<Timestamp>,
     /// It succeeded in an earlier run; counts are of devices, not of runs.
     pub succeeded_before: bool,
+    /// How the newest ended attempt went wrong; none after a success.
+    pub failure: Option<Failure>,
+    /// A person has said yes, where the policy asks for one.
+    pub confirmed: bool,
+    /// While waiting: an operator lets it begin whatever the schedule, the waves, the rate and a pause say. The cap holds.
+    pub forced: bool,
+}
+
+/// How an attempt went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: FailureKind,
+    /// As the device gave it.
+    pub code: Option<i32>,
 }
 
 impl Upgrade {

@@ -1,5 +1,6 @@
 //! Commands in, outcomes out; and what became durable, published.
 
+use super::devices::standing_of;
 use super::{Command, Decision, Outcome, State};
 use crate::error::Error;
 use crate::index::{Mark, StartKey, VersionEntry};
@@ -48,10 +49,11 @@ impl State {
             Command::UpdateFirmware { id, new } => self.update_firmware(id, *new).map(Outcome::Firmware),
             Command::DeleteFirmware { organization, id } => self.delete_firmware(&organization, id),
             Command::CreateTask { new, register_product } => self.create_task(*new, register_product, at).map(Outcome::Task),
-            Command::ActOnTask { organization, id, action } => self.act_on_task(&organization, id, action, at).map(Outcome::Task),
-            Command::DeleteTask { organization, id } => self.delete_task(&organization, id, at),
-            Command::CancelUpgrade { organization, task, device_id } => self.cancel_upgrade(&organization, task, &device_id, at),
-            Command::RetryUpgrade { organization, task, device_id } => self.retry_upgrade(&organization, task, &device_id, at),
+            Command::ActOnTask { organization, id, action, rules } => {
+                self.act_on_task(&organization, id, action, rules, at).map(Outcome::Task)
+            }
+            Command::DeleteTask { organization, id, rules } => self.delete_task(&organization, id, rules, at),
+            Command::ActOnUpgrades(action) => self.act_on_upgrades(&action, at),
             Command::PutToken(token) => self.put_token(*token).map(Outcome::Token),
             Command::RevokeToken { organization, id } => self.revoke_token(organization.as_deref(), id),
             Command::PutApp(app) => self.put_app(*app).map(Outcome::App),
@@ -67,9 +69,11 @@ impl State {
             debug_assert!(deadline <= at);
             self.time_out(task, device, at);
         }
+        self.tick_tasks(TICK_ITEMS_MAX, at);
         self.drop_ended_tokens(at);
         self.drop_old_events();
-        self.deadlines.first().map(|(deadline, ..)| *deadline)
+        let deadline = self.deadlines.first().map(|(deadline, ..)| *deadline);
+        deadline.into_iter().chain(self.next_due(at)).min()
     }
 
     /// Whole hours after their end, so that one look at the first entry tells whether there is anything to do.
@@ -120,7 +124,7 @@ impl State {
         }
         for number in &touched.tasks {
             if let Some(entry) = self.tasks.get(number) {
-                entry.view.figures().publish(entry.view.row().status, entry.permits_held, entry.succeeded.len());
+                entry.view.figures().publish(entry.figures_now());
             }
         }
         self.published.publish_permits_held(self.permits_held);
@@ -153,10 +157,12 @@ impl State {
 
     /// How the device stands with the tasks that it would be offered, where that isn't the ordinary way.
     fn marks(&self, device: DeviceNumber) -> Vec<Mark> {
-        let live = self.live.get(&device).into_iter().flatten().filter_map(|live| match (&live.offer, live.row.not_before) {
-            (Some(offer), _) => Some(Mark::Held(Arc::clone(offer))),
-            (None, Some(until)) => Some(Mark::BackOff { task: live.row.task, until }),
-            (None, None) => None,
+        let live = self.live.get(&device).into_iter().flatten().filter_map(|live| {
+            if let Some(offer) = &live.offer {
+                return Some(Mark::Held(Arc::clone(offer)));
+            }
+            let standing = standing_of(&live.row);
+            (standing != Standing::FRESH).then_some(Mark::Standing { task: live.row.task, standing })
         });
         let row = self.device_row(device);
         let done = row.into_iter().flat_map(|row| {
@@ -166,7 +172,9 @@ impl State {
                 self.starts.get(&key).into_iter().flatten()
             })
         });
-        let done = done.filter(|task| self.standing(**task, device) == Standing::Done).map(|task| Mark::Done { task: *task });
+        let done = done
+            .filter(|task| self.standing(**task, device) == Standing::Done)
+            .map(|task| Mark::Standing { task: *task, standing: Standing::Done });
         live.chain(done).collect()
     }
 

@@ -3,7 +3,7 @@
 use crate::index::TaskView;
 use crate::model::{
     App, Artifact, Component, Device, DeviceDetails, Event, FileType, Firmware, FirmwareId, Image, Policy, Product, ReportedState,
-    Scope, Task, TaskId, TaskKind, TaskMode, Timestamp, Token, TokenId, UpgradeId,
+    Scope, Task, TaskId, TaskKind, TaskMode, Timestamp, Token, TokenId, UpgradeId, Verification,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -95,12 +95,30 @@ pub enum WaitReason {
     BackOff,
     /// The task is paused.
     Paused,
-    /// Somebody has to say yes first.
+    /// Somebody has to say yes for this device first.
     Confirmation,
+    /// As many have begun in the last minute as may.
+    Rate,
+    /// Its wave is not open yet.
+    Wave,
+    /// An operator has to approve the task first.
+    Approval,
+    /// Its own delay after the start isn't over.
+    StartJitter,
 }
 
 impl WaitReason {
-    pub const ALL: [Self; 5] = [Self::Cap, Self::Schedule, Self::BackOff, Self::Paused, Self::Confirmation];
+    pub const ALL: [Self; 9] = [
+        Self::Cap,
+        Self::Schedule,
+        Self::BackOff,
+        Self::Paused,
+        Self::Confirmation,
+        Self::Rate,
+        Self::Wave,
+        Self::Approval,
+        Self::StartJitter,
+    ];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -109,6 +127,10 @@ impl WaitReason {
             Self::BackOff => "back_off",
             Self::Paused => "paused",
             Self::Confirmation => "confirmation",
+            Self::Rate => "rate",
+            Self::Wave => "wave",
+            Self::Approval => "approval",
+            Self::StartJitter => "start_jitter",
         }
     }
 }
@@ -131,6 +153,8 @@ pub struct Report {
     pub state: ReportedState,
     pub percent: Option<u8>,
     pub detail: Option<String>,
+    /// What the device calls this failure; a retry policy may go by it.
+    pub code: Option<i32>,
 }
 
 /// A device tells the end of an upgrade by its versions alone.
@@ -187,6 +211,9 @@ pub struct NewFirmware {
     pub device_type: Option<String>,
     pub file_type: FileType,
     pub annotations: BTreeMap<Box<str>, Box<str>>,
+    pub verification: Option<Verification>,
+    /// Refused where firmware of the product has this name.
+    pub unique_name: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -224,6 +251,45 @@ pub enum TaskAction {
     Stop,
     Pause,
     Resume,
+    /// Says yes to a task whose policy asks for an approval.
+    Approve,
+    /// Stops it and takes back everything unfinished, what runs too.
+    Cancel,
+    /// Opens the next wave, whatever the one before has reached.
+    OpenWave,
+}
+
+/// What an operator, or the person before the device, does with one device's upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpgradeAction {
+    /// Ends it, wherever it stands; also before it began.
+    Cancel,
+    /// Lets a device that failed, was rejected or canceled, or waits after a failure, try again at once.
+    Retry,
+    /// Lets a device in scope begin whatever the schedule, the waves, the rate and a pause say. The cap holds.
+    Force,
+    /// Says yes for a device, where the policy asks for a person's yes; also before the device has asked.
+    Confirm,
+    /// Says no: the upgrade is rejected.
+    Decline,
+}
+
+/// How an action is to be taken where there is nothing for it to do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ActionRules {
+    /// Refused rather than answered as done: to start what is started, stop what is stopped, delete what is started; to cancel
+    /// an upgrade that has begun, retry one that hasn't failed, or either while the task is stopped.
+    pub strict: bool,
+}
+
+/// One action on the upgrades of some devices of a task: on all of them, or, where one of them is refused, on none.
+#[derive(Clone, Debug)]
+pub struct UpgradesAction {
+    pub organization: Arc<str>,
+    pub task: TaskId,
+    pub device_ids: Vec<Box<str>>,
+    pub action: UpgradeAction,
+    pub rules: ActionRules,
 }
 
 /// What the writer is asked to do. Everything that changes something is one of these.
@@ -280,21 +346,14 @@ pub enum Command {
         organization: Arc<str>,
         id: TaskId,
         action: TaskAction,
+        rules: ActionRules,
     },
     DeleteTask {
         organization: Arc<str>,
         id: TaskId,
+        rules: ActionRules,
     },
-    CancelUpgrade {
-        organization: Arc<str>,
-        task: TaskId,
-        device_id: Arc<str>,
-    },
-    RetryUpgrade {
-        organization: Arc<str>,
-        task: TaskId,
-        device_id: Arc<str>,
-    },
+    ActOnUpgrades(Box<UpgradesAction>),
     PutToken(Box<Token>),
     RevokeToken {
         organization: Option<Arc<str>>,

@@ -1,18 +1,18 @@
 //! Products, devices, and the check: what a device says is recorded, and a permit is granted where one is free.
 
-use super::{Asking, Check, CheckRules, Decision, DeviceName, NewDevice, NewProduct, Outcome, State, validate};
+use super::{Asking, Check, CheckRules, Decision, DeviceName, NewDevice, NewProduct, Outcome, State, TaskEntry, validate};
 use crate::error::{Conflict, Entity, Error};
 use crate::index;
 use crate::model::*;
-use crate::rollout::{self, Asker, Permits, Standing, Verdict};
+use crate::rollout::{self, Asker, Figures, Ready, Standing, Verdict};
 use crate::store::{Key, Row};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The truth about permits, as the writer counts it.
-struct Truth<'a>(&'a State);
+/// The truth, as the writer counts it.
+pub(super) struct Truth<'a>(pub(super) &'a State);
 
-impl Permits for Truth<'_> {
+impl Figures for Truth<'_> {
     fn held_by_task(&self, task: &index::TaskView) -> u64 {
         self.0.task_entry(task.row().number).map_or(0, |entry| entry.permits_held)
     }
@@ -20,6 +20,22 @@ impl Permits for Truth<'_> {
     fn held(&self) -> u64 {
         self.0.permits_held
     }
+
+    fn rate_free_at(&self, task: &index::TaskView) -> Timestamp {
+        self.0.task_entry(task.row().number).map_or(Timestamp(0), TaskEntry::rate_free_at)
+    }
+
+    fn open_to_place(&self, task: &index::TaskView) -> u64 {
+        self.0.task_entry(task.row().number).map_or(0, TaskEntry::open_to_place)
+    }
+}
+
+/// How a device stands with a task by an upgrade that holds no permit and isn't finished.
+pub(super) fn standing_of(row: &Upgrade) -> Standing {
+    if row.state == UpgradeState::AwaitingConfirmation {
+        return Standing::Unconfirmed;
+    }
+    Standing::Ready(Ready { not_before: row.not_before, confirmed: row.confirmed, forced: row.forced })
 }
 
 impl State {
@@ -56,6 +72,13 @@ impl State {
         let view = match rollout::choose(self.candidates(&key), asker, standing, &Truth(self), &self.limits, at) {
             Verdict::Free(view) => Arc::clone(view),
             Verdict::Wait(wait) => return Ok(Decision::Wait(wait)),
+            Verdict::AskPerson(view, wait) => {
+                let task = view.row().number;
+                if !rules.preview {
+                    self.ask_person(task, asking.device, at);
+                }
+                return Ok(Decision::Wait(wait));
+            }
             Verdict::NotForIt => return Ok(self.decision_for_nothing(asking.product, component, &version)),
         };
         if rules.preview {
@@ -88,19 +111,19 @@ impl State {
         };
         let key = index::StartKey { product, component, version: Arc::clone(version) };
         let asker = Asker { row: Some(&newcomer), number: newcomer.number };
-        let fresh = |_| Standing::Fresh;
+        let fresh = |_| Standing::FRESH;
         Some(match rollout::choose(self.candidates(&key), asker, fresh, &Truth(self), &self.limits, at) {
             Verdict::Free(view) => {
                 let from_version = Arc::clone(version);
                 Decision::Offer(Arc::new(super::Offer { id: None, task: Arc::clone(view), from_version, deadline: None }))
             }
-            Verdict::Wait(wait) => Decision::Wait(wait),
+            Verdict::Wait(wait) | Verdict::AskPerson(_, wait) => Decision::Wait(wait),
             Verdict::NotForIt => self.decision_for_nothing(product, component, version),
         })
     }
 
     /// The tasks that lead from a version, newest first.
-    fn candidates(&self, key: &index::StartKey) -> impl Iterator<Item = &Arc<index::TaskView>> {
+    pub(super) fn candidates(&self, key: &index::StartKey) -> impl Iterator<Item = &Arc<index::TaskView>> {
         self.starts.get(key).into_iter().flatten().rev().filter_map(|task| self.tasks.get(task)).map(|entry| &entry.view)
     }
 
@@ -112,12 +135,12 @@ impl State {
     /// How the device stands with a task that it holds no permit of.
     pub(super) fn standing(&self, task: TaskNumber, device: DeviceNumber) -> Standing {
         if let Some(live) = self.live_upgrade(task, device) {
-            return live.row.not_before.map_or(Standing::Fresh, |until| Standing::BackOff { until });
+            return standing_of(&live.row);
         }
         let Some(entry) = self.task_entry(task) else { return Standing::Done };
         match entry.finished.state_of(device) {
-            None => Standing::Fresh,
-            Some(UpgradeState::Succeeded) if entry.view.row().policy.repeat_after_success => Standing::Fresh,
+            None => Standing::FRESH,
+            Some(UpgradeState::Succeeded) if entry.view.row().policy.repeat_after_success => Standing::FRESH,
             Some(_) => Standing::Done,
         }
     }

@@ -1,9 +1,11 @@
 //! Puts and deletes rows, and keeps everything derived from them in step.
 
+use super::facets::Facets;
 use super::journal::Inverse;
 use super::{LiveUpgrade, Offer, ProductEntry, State, TaskEntry, task_view};
 use crate::index::StartKey;
 use crate::model::*;
+use crate::rollout::waves;
 use crate::store::{Change, Key, Loaded, Opened, Row};
 use roaring::RoaringBitmap;
 use std::collections::BTreeSet;
@@ -22,7 +24,7 @@ impl FinishedSets {
     }
 
     pub(super) fn count(&self, state: UpgradeState) -> u64 {
-        Self::STATES.into_iter().zip(&self.0).find(|(own, _)| *own == state).map_or(0, |(_, set)| set.len())
+        self.of(state).len()
     }
 
     fn insert(&mut self, device: DeviceNumber, state: UpgradeState) {
@@ -39,7 +41,13 @@ impl FinishedSets {
         }
     }
 
-    fn devices(&self) -> RoaringBitmap {
+    pub(super) fn of(&self, state: UpgradeState) -> &RoaringBitmap {
+        static NONE: std::sync::OnceLock<RoaringBitmap> = std::sync::OnceLock::new();
+        let own = Self::STATES.into_iter().zip(&self.0).find(|(own, _)| *own == state);
+        own.map_or_else(|| NONE.get_or_init(RoaringBitmap::new), |(_, set)| set)
+    }
+
+    pub(super) fn devices(&self) -> RoaringBitmap {
         self.0.iter().fold(RoaringBitmap::new(), |all, set| all | set)
     }
 }
@@ -139,6 +147,12 @@ impl State {
                 }
                 before
             }
+            Row::Pace(row) => {
+                let task = row.task;
+                self.journal.touched.tasks.push(task);
+                let before = self.tasks.get_mut(&task).and_then(|entry| entry.pace.replace(row));
+                inverse(before.map(Row::Pace), Key::Pace(task))
+            }
         }
     }
 
@@ -176,6 +190,10 @@ impl State {
                 self.event_oldest = *sequence;
                 before
             }
+            Key::Pace(task) => {
+                self.journal.touched.tasks.push(*task);
+                put_back(self.tasks.get_mut(task).and_then(|entry| entry.pace.take()).map(Row::Pace))
+            }
         }
     }
 
@@ -186,7 +204,13 @@ impl State {
         let before = match self.products.get_mut(&number) {
             Some(entry) => Some(std::mem::replace(&mut entry.row, row)),
             None => {
-                let entry = ProductEntry { row, tasks: BTreeSet::new(), firmware: BTreeSet::new(), devices: RoaringBitmap::new() };
+                let entry = ProductEntry {
+                    row,
+                    tasks: BTreeSet::new(),
+                    firmware: BTreeSet::new(),
+                    devices: RoaringBitmap::new(),
+                    facets: Facets::default(),
+                };
                 self.products.insert(number, entry);
                 None
             }
@@ -218,6 +242,12 @@ impl State {
         match &before {
             Some(before) => {
                 self.leave_versions(before);
+                if before.details != row.details
+                    && let Some(product) = self.products.get_mut(&before.product)
+                {
+                    product.facets.remove(before);
+                    product.facets.insert(&row);
+                }
                 self.journal.touched.marks.push(number);
             }
             None => {
@@ -225,6 +255,7 @@ impl State {
                 self.devices_fresh.insert((row.product, row.id.clone()), number);
                 if let Some(product) = self.products.get_mut(&row.product) {
                     product.devices.insert(number.0);
+                    product.facets.insert(&row);
                 }
             }
         }
@@ -246,6 +277,7 @@ impl State {
         self.devices_fresh.remove(&(row.product, row.id.clone()));
         if let Some(product) = self.products.get_mut(&row.product) {
             product.devices.remove(number.0);
+            product.facets.remove(&row);
         }
         self.journal.touched.devices_gone.push((row.product, row.id.clone(), number));
         put_back(Some(Row::Device(row)))
@@ -269,7 +301,10 @@ impl State {
         let number = row.number;
         let before = self.firmware.insert(number, Arc::clone(&row));
         if let Some(before) = &before {
-            self.firmware_by_version.remove(&(before.product, before.component, Arc::clone(&before.version)));
+            self.leave_firmware(before);
+        }
+        if let Some(name) = &row.name {
+            *self.firmware_names.entry((row.product, Arc::clone(name))).or_default() += 1;
         }
         self.firmware_by_version.insert((row.product, row.component, Arc::clone(&row.version)), number);
         if let Some(product) = self.products.get_mut(&row.product) {
@@ -281,12 +316,19 @@ impl State {
     fn uninstall_firmware(&mut self, number: FirmwareNumber) -> Inverse {
         let before = self.firmware.remove(&number);
         if let Some(row) = &before {
-            self.firmware_by_version.remove(&(row.product, row.component, Arc::clone(&row.version)));
+            self.leave_firmware(row);
             if let Some(product) = self.products.get_mut(&row.product) {
                 product.firmware.remove(&number);
             }
         }
         put_back(before.map(Row::Firmware))
+    }
+
+    fn leave_firmware(&mut self, row: &Firmware) {
+        self.firmware_by_version.remove(&(row.product, row.component, Arc::clone(&row.version)));
+        if let Some(name) = &row.name {
+            count_down(&mut self.firmware_names, (row.product, Arc::clone(name)));
+        }
     }
 
     fn install_task(&mut self, row: Arc<Task>) -> Inverse {
@@ -297,6 +339,9 @@ impl State {
             Some(entry) => {
                 let before = Arc::clone(entry.view.row());
                 entry.view = task_view(Arc::clone(&row), product_id, Some(&entry.view));
+                if let Some(end) = before.policy.schedule.end {
+                    self.ends.remove(&(end, number));
+                }
                 Some(before)
             }
             None => {
@@ -307,7 +352,10 @@ impl State {
                     unfinished: RoaringBitmap::new(),
                     finished: FinishedSets::default(),
                     succeeded: RoaringBitmap::new(),
+                    succeeded_by_wave: vec![0; row.waves.len()],
+                    failing: [0; FailureKind::ALL.len()],
                     permits_held: 0,
+                    pace: None,
                 };
                 self.tasks.insert(number, entry);
                 None
@@ -316,6 +364,13 @@ impl State {
         if before.is_none() {
             self.enter_starts(&row);
         }
+        if let Some(end) = row.policy.schedule.end
+            && row.status != TaskStatus::Stopped
+            && row.finished_at.is_none()
+        {
+            self.ends.insert((end, number));
+        }
+        self.note_canceling(number);
         self.touch_starts(&row);
         self.journal.touched.tasks.push(number);
         inverse(before.map(Row::Task), Key::Task(number))
@@ -328,6 +383,10 @@ impl State {
         if let Some(product) = self.products.get_mut(&row.product) {
             product.tasks.remove(&number);
         }
+        if let Some(end) = row.policy.schedule.end {
+            self.ends.remove(&(end, number));
+        }
+        self.canceling.remove(&number);
         self.leave_starts(&row);
         self.touch_starts(&row);
         put_back(Some(Row::Task(row)))
@@ -357,20 +416,9 @@ impl State {
             }
         }
         let target = target_key(row);
-        if let Some(count) = self.targets.get_mut(&target) {
-            *count -= 1;
-            if *count == 0 {
-                self.targets.remove(&target);
-            }
-        }
+        count_down(&mut self.targets, target);
         if let Some(name) = &row.name {
-            let key = (row.product, Arc::clone(name));
-            if let Some(count) = self.task_names.get_mut(&key) {
-                *count -= 1;
-                if *count == 0 {
-                    self.task_names.remove(&key);
-                }
-            }
+            count_down(&mut self.task_names, (row.product, Arc::clone(name)));
         }
     }
 
@@ -396,12 +444,17 @@ impl State {
         entry.counts.set(row.state, entry.counts.get(row.state) + 1);
         entry.unfinished.insert(device.0);
         if row.succeeded_before {
-            entry.succeeded.insert(device.0);
+            entry.note_success(device);
+        }
+        if let Some(failure) = row.failure {
+            entry.failing[failure.kind as usize] += 1;
         }
         let offer = row.state.holds_permit().then(|| {
             entry.permits_held += 1;
             self.permits_held += 1;
-            offer_before.filter(|offer| offer.id == row.id()).unwrap_or_else(|| {
+            self.upgrading.insert(device.0);
+            let same = |offer: &Arc<Offer>| offer.id == row.id() && offer.deadline == row.deadline;
+            offer_before.filter(same).unwrap_or_else(|| {
                 Arc::new(Offer {
                     id: row.id(),
                     task: Arc::clone(&entry.view),
@@ -414,6 +467,7 @@ impl State {
             self.deadlines.insert((deadline, task, device));
         }
         self.live.entry(device).or_default().push(LiveUpgrade { row, offer });
+        self.note_canceling(task);
         before
     }
 
@@ -423,7 +477,7 @@ impl State {
         let Some(entry) = self.tasks.get_mut(&task) else { return };
         entry.finished.insert(device, state);
         if succeeded_before || state == UpgradeState::Succeeded {
-            entry.succeeded.insert(device.0);
+            entry.note_success(device);
         }
     }
 
@@ -432,7 +486,7 @@ impl State {
         self.journal.touched.marks.push(device);
         self.journal.touched.tasks.push(task);
         let Some(entry) = self.tasks.get_mut(&task) else { return Inverse::All(Vec::new()) };
-        let succeeded_before = entry.succeeded.remove(device.0);
+        let succeeded_before = entry.forget_success(device);
         if let Some(state) = entry.finished.state_of(device) {
             entry.finished.remove(device);
             return Inverse::Finished { task, device, state, succeeded_before };
@@ -447,14 +501,33 @@ impl State {
             self.live.remove(&device);
         }
         entry.counts.set(live.row.state, entry.counts.get(live.row.state) - 1);
+        if let Some(failure) = live.row.failure {
+            entry.failing[failure.kind as usize] -= 1;
+        }
         if live.row.state.holds_permit() {
             entry.permits_held -= 1;
             self.permits_held -= 1;
+            // A device may upgrade several of its components at once.
+            if !self.live.get(&device).is_some_and(|others| others.iter().any(|other| other.offer.is_some())) {
+                self.upgrading.remove(device.0);
+            }
         }
         if let Some(deadline) = live.row.deadline {
             self.deadlines.remove(&(deadline, task, device));
         }
+        self.note_canceling(task);
         Inverse::Change(Change::Put(Row::Upgrade(live.row)))
+    }
+
+    /// Keeps in step which canceled tasks still have something to cancel.
+    fn note_canceling(&mut self, task: TaskNumber) {
+        let unfinished = self.tasks.get(&task).is_some_and(|entry| entry.view.row().canceled && !entry.unfinished.is_empty());
+        // Few tasks are ever canceled, so the set is empty as a rule.
+        if unfinished {
+            self.canceling.insert(task);
+        } else if !self.canceling.is_empty() {
+            self.canceling.remove(&task);
+        }
     }
 
     fn install_token(&mut self, row: Arc<Token>) -> Inverse {
@@ -482,6 +555,30 @@ impl State {
     }
 }
 
+impl TaskEntry {
+    fn note_success(&mut self, device: DeviceNumber) {
+        if self.succeeded.insert(device.0) {
+            self.count_by_wave(device, 1);
+        }
+    }
+
+    fn forget_success(&mut self, device: DeviceNumber) -> bool {
+        let was_there = self.succeeded.remove(device.0);
+        if was_there {
+            self.count_by_wave(device, -1);
+        }
+        was_there
+    }
+
+    fn count_by_wave(&mut self, device: DeviceNumber, change: i32) {
+        let row = self.view.row();
+        let wave = waves::wave_of(&row.waves, waves::place(row.number, device));
+        if let Some(count) = self.succeeded_by_wave.get_mut(wave) {
+            *count = count.saturating_add_signed(change);
+        }
+    }
+}
+
 /// About how much of a group a row takes: exact enough to keep groups far below what a store can hold.
 fn weight_bytes(row: &Row) -> usize {
     const PLAIN: usize = 256;
@@ -506,6 +603,16 @@ pub(super) fn start_keys(row: &Task) -> impl Iterator<Item = StartKey> + '_ {
 
 fn target_key(row: &Task) -> StartKey {
     StartKey { product: row.product, component: row.component, version: Arc::clone(&row.target_version) }
+}
+
+/// Takes one off a count, and forgets what nothing counts any more.
+fn count_down<K: Eq + std::hash::Hash>(counts: &mut std::collections::HashMap<K, u32>, key: K) {
+    if let Some(count) = counts.get_mut(&key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&key);
+        }
+    }
 }
 
 /// Puts the row before back, or deletes what wasn't there.

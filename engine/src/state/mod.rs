@@ -13,11 +13,16 @@
 mod apply;
 mod command;
 mod devices;
+mod facets;
 mod install;
 mod journal;
 mod members;
+mod outlook;
+mod pacing;
 mod read;
 mod reports;
+mod search;
+mod task_rules;
 mod tasks;
 #[cfg(test)]
 mod tests;
@@ -26,7 +31,10 @@ mod validate;
 
 use command::Asking;
 pub use command::*;
+pub use outlook::{Explained, Explanation, TaskOutlook, WaveFigures};
 pub use read::{DeviceInfo, TaskInfo, Totals};
+pub use search::{DeviceSets, Run};
+pub use task_rules::VERIFY_DEVICES_MAX;
 
 use journal::Journal;
 
@@ -35,6 +43,7 @@ use crate::limits::Limits;
 use crate::model::*;
 use crate::rollout::CompiledScope;
 use crate::store::NextNumbers;
+use facets::Facets;
 use install::FinishedSets;
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -64,6 +73,7 @@ pub struct State {
     images: HashMap<ImageId, BTreeMap<Arc<str>, Arc<Image>>>,
     firmware: BTreeMap<FirmwareNumber, Arc<Firmware>>,
     firmware_by_version: HashMap<(ProductNumber, Component, Arc<str>), FirmwareNumber>,
+    firmware_names: HashMap<(ProductNumber, Arc<str>), u32>,
     tasks: BTreeMap<TaskNumber, TaskEntry>,
     /// Every task that leads from a version, started or not, oldest first.
     starts: HashMap<StartKey, Vec<TaskNumber>>,
@@ -73,6 +83,12 @@ pub struct State {
     /// Upgrades that are not finished, by device; a device seldom has more than one.
     live: HashMap<DeviceNumber, Vec<LiveUpgrade>>,
     deadlines: BTreeSet<(Timestamp, TaskNumber, DeviceNumber)>,
+    /// Devices that hold a permit.
+    upgrading: RoaringBitmap,
+    /// When the schedules of tasks that are neither stopped nor finished end.
+    ends: BTreeSet<(Timestamp, TaskNumber)>,
+    /// Canceled tasks that still have unfinished upgrades.
+    canceling: BTreeSet<TaskNumber>,
     permits_held: u64,
     tokens: HashMap<TokenId, Arc<Token>>,
     /// Tokens by the hour in which they end.
@@ -93,6 +109,7 @@ struct ProductEntry {
     tasks: BTreeSet<TaskNumber>,
     firmware: BTreeSet<FirmwareNumber>,
     devices: RoaringBitmap,
+    facets: Facets,
 }
 
 #[derive(Debug)]
@@ -104,7 +121,13 @@ struct TaskEntry {
     finished: FinishedSets,
     /// Devices that succeeded at least once.
     succeeded: RoaringBitmap,
+    /// How many of those lie in each wave.
+    succeeded_by_wave: Vec<u32>,
+    /// Unfinished upgrades whose newest ended attempt went wrong, by kind.
+    failing: [u64; FailureKind::ALL.len()],
     permits_held: u64,
+    /// There from the first offer or the first opened wave on.
+    pace: Option<Arc<Pace>>,
 }
 
 #[derive(Clone, Debug)]
@@ -131,12 +154,16 @@ impl State {
             images: HashMap::new(),
             firmware: BTreeMap::new(),
             firmware_by_version: HashMap::new(),
+            firmware_names: HashMap::new(),
             tasks: BTreeMap::new(),
             starts: HashMap::new(),
             targets: HashMap::new(),
             task_names: HashMap::new(),
             live: HashMap::new(),
             deadlines: BTreeSet::new(),
+            upgrading: RoaringBitmap::new(),
+            ends: BTreeSet::new(),
+            canceling: BTreeSet::new(),
             permits_held: 0,
             tokens: HashMap::new(),
             token_ends: BTreeMap::new(),

@@ -139,7 +139,7 @@ impl State {
     }
 
     /// Only the organization's own: what others have doesn't lengthen its lists.
-    fn products_of(&self, organization: &str) -> impl Iterator<Item = &super::ProductEntry> {
+    pub(super) fn products_of(&self, organization: &str) -> impl Iterator<Item = &super::ProductEntry> {
         let numbers = self.products_by_name.get(organization).into_iter().flat_map(|names| names.values());
         numbers.filter_map(|number| self.products.get(number))
     }

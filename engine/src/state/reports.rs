@@ -8,6 +8,9 @@ use crate::model::*;
 use crate::store::Row;
 use std::sync::Arc;
 
+/// What a report says beside its state: percent, detail, code of the failure.
+type Told = (Option<u8>, Option<Arc<str>>, Option<i32>);
+
 impl State {
     pub(super) fn report(&mut self, report: &Report, at: Timestamp) -> Result<Reported, Error> {
         validate::text("detail", report.detail.as_deref(), &self.limits)?;
@@ -31,7 +34,7 @@ impl State {
             return Ok(unchanged);
         }
         let detail: Option<Arc<str>> = report.detail.as_deref().map(Into::into);
-        let changed = self.move_upgrade(&task, &row, report.state, report.percent, detail, at)?;
+        let changed = self.move_upgrade(&task, &row, report.state, (report.percent, detail, report.code), at)?;
         Ok(Reported { task: Some(task.id), changed })
     }
 
@@ -40,8 +43,7 @@ impl State {
         task: &Task,
         row: &Upgrade,
         reported: ReportedState,
-        percent: Option<u8>,
-        detail: Option<Arc<str>>,
+        (percent, detail, code): Told,
         at: Timestamp,
     ) -> Result<bool, Error> {
         let state = match row.state.after(reported) {
@@ -58,12 +60,19 @@ impl State {
             if let Some(detail) = &detail {
                 event.extra.insert("detail".into(), detail.as_ref().into());
             }
-            self.finish(row, ending, detail, at, event);
+            if let Some(code) = code {
+                event.extra.insert("code".into(), code.to_string().into());
+            }
+            self.finish(row, ending, detail, code, at, event);
             return Ok(true);
         }
+        // Where the deadline runs from the first sign of running, this may be that sign.
+        let starts_deadline = row.deadline.is_none() && task.policy.timeout_from == TimeoutFrom::Running;
+        let deadline = if starts_deadline { Some(self.deadline(task, at)) } else { row.deadline };
         // Percent counts within a step, so it starts again with the next one.
         let percent = percent.unwrap_or(if state == row.state { row.percent } else { 0 });
-        let row = Upgrade { state, percent, detail: detail.or_else(|| row.detail.clone()), updated_at: at, ..row.clone() };
+        let row =
+            Upgrade { state, percent, detail: detail.or_else(|| row.detail.clone()), updated_at: at, deadline, ..row.clone() };
         let event = self.upgrade_event(EventKind::Progress, &row, state, at);
         self.tell(event);
         self.put(Row::Upgrade(Arc::new(row)));
@@ -81,7 +90,7 @@ impl State {
             return nothing;
         }
         let percent = Some(percent.min(100));
-        let changed = self.move_upgrade(&task, &row, ReportedState::Downloading, percent, None, at).unwrap_or(false);
+        let changed = self.move_upgrade(&task, &row, ReportedState::Downloading, (percent, None, None), at).unwrap_or(false);
         Reported { changed, ..nothing }
     }
 
@@ -130,7 +139,7 @@ impl State {
         }
         let mut event = self.upgrade_event(EventKind::Result, &before, state, at);
         self.add_versions(&mut event, report);
-        self.finish(&before, ending, report.detail.as_deref().map(Into::into), at, event);
+        self.finish(&before, ending, report.detail.as_deref().map(Into::into), None, at, event);
         Ok(Reported { task: Some(task.id), changed: true })
     }
 

@@ -1,12 +1,13 @@
 //! What operators write: images, firmware, tasks, tokens, applications.
 
-use super::{NewFirmware, NewTask, Outcome, State, TaskAction, TaskTarget, members, validate};
+use super::{ActionRules, NewFirmware, NewTask, Outcome, State, TaskAction, TaskTarget, members, validate};
 use crate::error::{Conflict, Entity, Error};
 use crate::index::StartKey;
 use crate::model::*;
-use crate::rollout::CompiledScope;
+use crate::rollout::waves;
 use crate::store::{Key, Row};
 use roaring::RoaringBitmap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 impl State {
@@ -43,6 +44,13 @@ impl State {
         self.validate_firmware(&new)?;
         let product = self.product_or_register(&new.organization, &new.product_id, register_product, at)?;
         self.refuse_known_version(product, &new, None)?;
+        if new.unique_name
+            && let Some(name) = &new.name
+            && self.firmware_names.contains_key(&(product, Arc::from(name.as_str())))
+        {
+            let message = format!("firmware of this product is called {name:?} already; choose another name");
+            return Err(Error::conflict(Conflict::FirmwareName, message));
+        }
         if self.firmware.len() >= self.limits.firmware_max {
             return Err(Error::LimitReached { what: "firmware", limit: self.limits.firmware_max as u64 });
         }
@@ -63,7 +71,10 @@ impl State {
         if leads_elsewhere {
             self.refuse_used(&before, "stop and delete the task before the firmware's version or file is changed")?;
         }
-        let row = Arc::new(firmware_row(before.number, before.id, before.product, new, before.created_at));
+        // What was verified was these bytes.
+        let verified_at = before.verified_at.filter(|_| before.artifact == new.artifact);
+        let row = firmware_row(before.number, before.id, before.product, new, before.created_at);
+        let row = Arc::new(Firmware { verified_at, ..row });
         self.put(Row::Firmware(Arc::clone(&row)));
         Ok(row)
     }
@@ -99,6 +110,12 @@ impl State {
         validate::name("manufacturer", new.manufacturer.as_deref(), &self.limits)?;
         validate::name("device_type", new.device_type.as_deref(), &self.limits)?;
         validate::artifact(&new.artifact, &self.limits)?;
+        if let Some(Verification { devices_max, successes_min }) = new.verification
+            && !(1..=devices_max).contains(&successes_min)
+        {
+            let message = format!("{successes_min} successes of at most {devices_max} devices; give 1 to {devices_max}");
+            return Err(Error::invalid("verification", message));
+        }
         self.validate_image(&new.organization, new.artifact.image)
     }
 
@@ -145,7 +162,15 @@ impl State {
             return Err(Error::LimitReached { what: "tasks", limit: self.limits.tasks_max as u64 });
         }
         let number = TaskNumber(self.next.task);
-        let members = new.scope.snapshot.then(|| members::write(&self.members(product, &new)));
+        // Only what is fixed now has to be looked up now.
+        let devices = (new.scope.snapshot || !new.policy.waves.is_empty()).then(|| self.members(product, &new));
+        let waves = waves::measure(&new.policy.waves, number, devices.as_ref().unwrap_or(&RoaringBitmap::new()));
+        if devices.as_ref().is_some_and(RoaringBitmap::is_empty) && !waves.is_empty() {
+            let message = "waves are measured out over the devices that are there, and none in scope is at a from-version; \
+                           create the task once they are registered, or leave the waves out";
+            return Err(Error::invalid("waves", message));
+        }
+        let members = devices.filter(|_| new.scope.snapshot).map(|devices| members::write(&devices));
         let from_versions = new.from_versions.iter().map(|version| self.known_version(product, new.component, version)).collect();
         let row = Arc::new(Task {
             number,
@@ -167,95 +192,16 @@ impl State {
             created_at: at,
             changed_at: at,
             annotations: new.annotations,
+            waves,
+            approved: false,
+            canceled: false,
+            finished_at: None,
         });
         self.put(Row::Task(Arc::clone(&row)));
         self.tell_of_task(EventKind::TaskCreated, &row, at);
+        // A wave without a device, or without a success to wait for, is passed at once.
+        self.open_waves(number, at);
         if new.start { self.set_status(&row, TaskStatus::Started, at) } else { Ok(row) }
-    }
-
-    fn validate_task(&self, new: &NewTask) -> Result<(), Error> {
-        validate::name("name", new.name.as_deref(), &self.limits)?;
-        validate::text("description", new.description.as_deref(), &self.limits)?;
-        let count = new.from_versions.len();
-        if count == 0 || count > self.limits.from_versions_max {
-            let max = self.limits.from_versions_max;
-            return Err(Error::invalid("from_versions", format!("{count} from-versions; give 1 to {max}")));
-        }
-        for (place, version) in new.from_versions.iter().enumerate() {
-            validate::version("from_versions", version, &self.limits)?;
-            if new.from_versions[..place].contains(version) {
-                return Err(Error::invalid("from_versions", format!("from-version {version:?} is named twice")));
-            }
-        }
-        if new.policy.maximum_concurrency == Some(0) {
-            return Err(Error::invalid(
-                "maximum_concurrency",
-                "maximum_concurrency is 0; give at least 1, or leave it out for no cap",
-            ));
-        }
-        if new.policy.timeout_s == Some(0) {
-            return Err(Error::invalid("timeout_s", "timeout_s is 0; give at least 1 second"));
-        }
-        let Schedule { start, end, daily, utc_offset_minutes } = new.policy.schedule;
-        if let (Some(start), Some(end)) = (start, end)
-            && end <= start
-        {
-            return Err(Error::invalid("schedule.end", "the schedule ends before it starts; give an end after the start"));
-        }
-        if daily.is_some_and(|daily| daily.from_s >= 86_400 || daily.to_s >= 86_400) {
-            return Err(Error::invalid("schedule.daily", "a time of the daily window is past 23:59:59"));
-        }
-        if !(-1_080..=1_080).contains(&utc_offset_minutes) {
-            let message = format!("utc_offset_minutes is {utc_offset_minutes}; give -1080 to 1080");
-            return Err(Error::invalid("schedule.utc_offset_minutes", message));
-        }
-        self.validate_scope(&new.scope)
-    }
-
-    /// A selector that names nothing is refused: it is more likely a slip than a wish for a task without devices.
-    fn validate_scope(&self, scope: &Scope) -> Result<(), Error> {
-        let max = self.limits.scope_entries_max;
-        let count = |field: &'static str, count: usize| match count {
-            0 => Err(Error::invalid(field, format!("{field} names nothing; name what the task is for"))),
-            count if count > max => Err(Error::invalid(field, format!("{field} names {count} entries; at most {max} are allowed"))),
-            _ => Ok(()),
-        };
-        let counts = |field: &'static str, map: &std::collections::BTreeMap<Box<str>, Vec<Box<str>>>| {
-            count(field, map.values().map(Vec::len).sum())?;
-            for (key, values) in map {
-                validate::id(field, key, &self.limits)?;
-                values.iter().try_for_each(|value| validate::value(field, value, &self.limits))?;
-            }
-            match map.iter().find(|(_, values)| values.is_empty()) {
-                Some((key, _)) => Err(Error::invalid(field, format!("{field} names no value for {key:?}; give at least one"))),
-                None => Ok(()),
-            }
-        };
-        match &scope.selector {
-            Selector::Total => Ok(()),
-            Selector::Devices(devices) => {
-                count("scope.devices", devices.len())?;
-                devices.iter().try_for_each(|device| validate::id("scope.devices", device, &self.limits))
-            }
-            Selector::Attributes(attributes) => counts("scope.attributes", attributes),
-            Selector::Tags(tags) => counts("scope.tags", tags),
-            Selector::Groups(groups) => {
-                count("scope.groups", groups.len())?;
-                groups.iter().try_for_each(|group| validate::id("scope.groups", group, &self.limits))
-            }
-            Selector::AssetTrees(trees) => {
-                if trees.len() > self.limits.asset_trees_max {
-                    let max = self.limits.asset_trees_max;
-                    return Err(Error::invalid(
-                        "scope.asset_trees",
-                        format!("{} asset trees; at most {max} are allowed", trees.len()),
-                    ));
-                }
-                count("scope.asset_trees", trees.iter().map(|tree| 1 + tree.nodes.len()).sum())?;
-                let names = trees.iter().flat_map(|tree| tree.nodes.iter().chain([&tree.tree]));
-                names.into_iter().try_for_each(|name| validate::id("scope.asset_trees", name, &self.limits))
-            }
-        }
     }
 
     fn target(&self, product: ProductNumber, new: &NewTask) -> Result<(String, Artifact, Option<FirmwareNumber>), Error> {
@@ -264,6 +210,9 @@ impl State {
                 validate::version("target_version", version, &self.limits)?;
                 validate::artifact(artifact, &self.limits)?;
                 self.validate_image(&new.organization, artifact.image)?;
+                if new.kind == TaskKind::Verify {
+                    return Err(Error::invalid("firmware_id", "a verify task verifies firmware; name one instead of a file"));
+                }
                 Ok((version.clone(), artifact.clone(), None))
             }
             TaskTarget::Firmware(id) => {
@@ -278,6 +227,14 @@ impl State {
                         new.component.component_type, new.component.identify
                     );
                     return Err(Error::invalid("firmware_id", message));
+                }
+                match new.kind {
+                    TaskKind::Upgrade if !firmware.is_released() => {
+                        let message = format!("firmware {id} has to be verified first; run a verify task to its end");
+                        return Err(Error::conflict(Conflict::FirmwareUnverified, message));
+                    }
+                    TaskKind::Upgrade => {}
+                    TaskKind::Verify => self.validate_verify_scope(&new.scope.selector, firmware.verification)?,
                 }
                 Ok((firmware.version.to_string(), firmware.artifact.clone(), Some(firmware.number)))
             }
@@ -298,15 +255,11 @@ impl State {
 
     /// The devices that are in scope and at a from-version now.
     fn members(&self, product: ProductNumber, new: &NewTask) -> RoaringBitmap {
-        let Some(versions) = self.versions.get(&(product, new.component)) else { return RoaringBitmap::new() };
-        let at_start = new.from_versions.iter().filter_map(|version| versions.get(version.as_str()));
-        let at_start = at_start.fold(RoaringBitmap::new(), |all, devices| all | devices);
-        let scope = CompiledScope::new(&new.scope, None);
-        if matches!(scope, CompiledScope::Total) {
-            return at_start;
+        let at_start = self.at_start(product, new.component, new.from_versions.iter().map(String::as_str));
+        match self.selected(product, &new.scope.selector) {
+            Some(selected) => at_start & selected,
+            None => at_start,
         }
-        let in_scope = |device: &u32| self.device_row(DeviceNumber(*device)).is_some_and(|row| scope.contains(row));
-        at_start.iter().filter(in_scope).collect()
     }
 
     pub(super) fn act_on_task(
@@ -314,6 +267,7 @@ impl State {
         organization: &str,
         id: TaskId,
         action: TaskAction,
+        rules: ActionRules,
         at: Timestamp,
     ) -> Result<Arc<Task>, Error> {
         let number = self.own_task(organization, id)?;
@@ -321,7 +275,22 @@ impl State {
             return Err(Error::not_found(Entity::Task, id));
         };
         let refuse = |verb: &str| Error::conflict(Conflict::State, format!("the task is {}; {verb}", row.status.name()));
+        if rules.strict && action == TaskAction::Start && row.status == TaskStatus::Started {
+            return Err(Error::conflict(Conflict::TaskStarted, format!("task {id} is started already")));
+        }
+        if rules.strict && action == TaskAction::Stop && row.status == TaskStatus::Stopped {
+            return Err(Error::conflict(Conflict::TaskStopped, format!("task {id} is stopped already")));
+        }
         let status = match (action, row.status) {
+            (TaskAction::Approve, _) => return Ok(self.approve(&row)),
+            (TaskAction::Cancel, _) => {
+                self.cancel_task(&row, at);
+                return self.task_entry(number).map(|entry| Arc::clone(entry.view.row())).ok_or_else(|| refuse("it is gone"));
+            }
+            (TaskAction::OpenWave, _) => {
+                self.open_wave_by_hand(&row, at)?;
+                return Ok(row);
+            }
             (TaskAction::Start, _) => TaskStatus::Started,
             (TaskAction::Stop, _) => TaskStatus::Stopped,
             (TaskAction::Pause, TaskStatus::Stopped) => return Err(refuse("only a started one can be paused")),
@@ -333,31 +302,78 @@ impl State {
     }
 
     /// The same status again changes nothing and is no event.
-    fn set_status(&mut self, row: &Arc<Task>, status: TaskStatus, at: Timestamp) -> Result<Arc<Task>, Error> {
+    pub(super) fn set_status(&mut self, row: &Arc<Task>, status: TaskStatus, at: Timestamp) -> Result<Arc<Task>, Error> {
         if row.status == status {
             return Ok(Arc::clone(row));
         }
         let kind = if status == TaskStatus::Started { EventKind::TaskStarted } else { EventKind::TaskStopped };
-        let row = Arc::new(Task { status, changed_at: at, ..Task::clone(row) });
+        // Who starts a canceled task again wants what is left of it.
+        let canceled = row.canceled && status != TaskStatus::Started;
+        let row = Arc::new(Task { status, canceled, changed_at: at, ..Task::clone(row) });
         self.put(Row::Task(Arc::clone(&row)));
         self.tell_of_task(kind, &row, at);
+        // One that begins with nothing to do is finished; and what an earlier stop kept open may be over by now.
+        self.settle(row.number, at);
+        let row = self.task_entry(row.number).map_or(row, |entry| Arc::clone(entry.view.row()));
         Ok(row)
     }
 
-    pub(super) fn delete_task(&mut self, organization: &str, id: TaskId, at: Timestamp) -> Result<Outcome, Error> {
+    fn approve(&mut self, row: &Arc<Task>) -> Arc<Task> {
+        if row.approved {
+            return Arc::clone(row);
+        }
+        let row = Arc::new(Task { approved: true, ..Task::clone(row) });
+        self.put(Row::Task(Arc::clone(&row)));
+        row
+    }
+
+    fn open_wave_by_hand(&mut self, row: &Task, at: Timestamp) -> Result<(), Error> {
+        let open = self.task_entry(row.number).map_or(0, super::TaskEntry::open_wave);
+        if open + 1 >= row.waves.len() {
+            let message = format!("task {} has no wave left to open", row.id);
+            return Err(Error::conflict(Conflict::State, message));
+        }
+        self.open_next_wave(row.number, at);
+        self.open_waves(row.number, at);
+        Ok(())
+    }
+
+    pub(super) fn delete_task(
+        &mut self,
+        organization: &str,
+        id: TaskId,
+        rules: ActionRules,
+        at: Timestamp,
+    ) -> Result<Outcome, Error> {
         let number = self.own_task(organization, id)?;
         let row = self.task_entry(number).map(|entry| Arc::clone(entry.view.row()));
         if let Some(row) = row.filter(|row| row.status != TaskStatus::Stopped) {
+            if rules.strict {
+                let message = format!("task {id} is {}; stop it first", row.status.name());
+                return Err(Error::conflict(Conflict::TaskStarted, message));
+            }
             self.set_status(&row, TaskStatus::Stopped, at)?;
         }
         self.delete(Key::UpgradesOfTask(number));
+        if self.task_entry(number).is_some_and(|entry| entry.pace.is_some()) {
+            self.delete(Key::Pace(number));
+        }
         self.delete(Key::Task(number));
         Ok(Outcome::Done)
     }
 
-    fn tell_of_task(&mut self, kind: EventKind, row: &Task, at: Timestamp) {
+    pub(super) fn tell_of_task(&mut self, kind: EventKind, row: &Task, at: Timestamp) {
+        self.tell_of_task_with(kind, row, BTreeMap::new(), at);
+    }
+
+    pub(super) fn tell_of_task_with(
+        &mut self,
+        kind: EventKind,
+        row: &Task,
+        mut extra: BTreeMap<Box<str>, Box<str>>,
+        at: Timestamp,
+    ) {
         let product = self.products.get(&row.product).map(|entry| Arc::clone(&entry.row));
-        let mut extra = std::collections::BTreeMap::new();
         extra.insert("status".into(), row.status.name().into());
         self.tell(Event {
             sequence: 0,
@@ -469,5 +485,7 @@ fn firmware_row(
         file_type: new.file_type,
         created_at,
         annotations: new.annotations,
+        verification: new.verification,
+        verified_at: None,
     }
 }

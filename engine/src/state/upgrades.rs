@@ -1,6 +1,6 @@
 //! Permits granted and given back: an upgrade from its offer to its end.
 
-use super::{Offer, Outcome, State};
+use super::{ActionRules, Offer, Outcome, Run, State, UpgradeAction, UpgradesAction};
 use crate::error::{Conflict, Entity, Error};
 use crate::model::*;
 use crate::rollout;
@@ -26,6 +26,15 @@ impl Ending {
         }
     }
 
+    const fn failure_kind(self) -> Option<FailureKind> {
+        match self {
+            Self::Succeeded => None,
+            Self::Failed => Some(FailureKind::Failed),
+            Self::Rejected => Some(FailureKind::Rejected),
+            Self::TimedOut => Some(FailureKind::TimedOut),
+        }
+    }
+
     /// The result that a report in this state means.
     pub(super) const fn of(state: UpgradeState) -> Option<Self> {
         match state {
@@ -41,7 +50,6 @@ impl Ending {
 impl State {
     /// Grants a permit that was found free in this very command.
     pub(super) fn grant(&mut self, task: &Task, device: DeviceNumber, version: &Arc<str>, at: Timestamp) -> Option<Arc<Offer>> {
-        let timeout_s = task.policy.timeout_s.unwrap_or(self.limits.default_timeout_s);
         let before = self.live_upgrade(task.number, device).map(|live| Arc::clone(&live.row));
         let succeeded_before = self.task_entry(task.number).is_some_and(|entry| entry.succeeded.contains(device.0));
         let row = Upgrade {
@@ -56,24 +64,52 @@ impl State {
             created_at: before.as_ref().map_or(at, |row| row.created_at),
             updated_at: at,
             offered_at: Some(at),
-            deadline: Some(at.plus_seconds(u64::from(timeout_s))),
+            deadline: (task.policy.timeout_from == TimeoutFrom::Offer).then(|| self.deadline(task, at)),
             not_before: None,
             succeeded_before,
+            failure: before.as_ref().and_then(|row| row.failure),
+            confirmed: before.as_ref().is_some_and(|row| row.confirmed),
+            forced: false,
         };
+        let is_first = before.as_ref().is_none_or(|row| row.offered_at.is_none());
         let sequence = self.tell(self.upgrade_event(EventKind::Offered, &row, UpgradeState::Offered, at));
         debug_assert_eq!(sequence, row.offer);
         self.put(Row::Upgrade(Arc::new(row)));
+        self.note_start(task, is_first, at);
         let live = self.live_upgrade(task.number, device)?;
         live.offer.clone()
     }
 
-    /// Ends an attempt: for good, or until the retry policy lets the device try again.
-    pub(super) fn finish(&mut self, before: &Upgrade, ending: Ending, detail: Option<Arc<str>>, at: Timestamp, event: Event) {
-        let retry = self.task_entry(before.task).and_then(|entry| entry.view.row().policy.retry);
-        let again = match ending {
-            Ending::Failed | Ending::TimedOut => rollout::next_attempt(retry, before.attempts, at),
-            Ending::Succeeded | Ending::Rejected => None,
+    pub(super) fn deadline(&self, task: &Task, from: Timestamp) -> Timestamp {
+        from.plus_seconds(u64::from(task.policy.timeout_s.unwrap_or(self.limits.default_timeout_s)))
+    }
+
+    /// Notes that a person has to say yes for a device before it may begin.
+    pub(super) fn ask_person(&mut self, task: TaskNumber, device: DeviceNumber, at: Timestamp) {
+        let before = match self.live_upgrade(task, device) {
+            Some(live) => Upgrade::clone(&live.row),
+            None => self.blank_upgrade(task, device, at),
         };
+        let row = Upgrade { state: UpgradeState::AwaitingConfirmation, updated_at: at, ..before };
+        self.tell(self.upgrade_event(EventKind::Progress, &row, row.state, at));
+        self.put(Row::Upgrade(Arc::new(row)));
+    }
+
+    /// Ends an attempt: for good, or until the retry policy lets the device try again.
+    pub(super) fn finish(
+        &mut self,
+        before: &Upgrade,
+        ending: Ending,
+        detail: Option<Arc<str>>,
+        code: Option<i32>,
+        at: Timestamp,
+        event: Event,
+    ) {
+        let failure = ending.failure_kind().map(|kind| Failure { kind, code });
+        let task = self.task_entry(before.task).map(|entry| Arc::clone(entry.view.row()));
+        let again = task.filter(|task| !task.canceled).zip(failure).and_then(|(task, failure)| {
+            rollout::next_attempt(task.policy.retry.as_ref(), (before.task, before.device), before.attempts, failure, at)
+        });
         let row = Upgrade {
             state: if again.is_some() { UpgradeState::Waiting } else { ending.state() },
             percent: if ending == Ending::Succeeded { 100 } else { before.percent },
@@ -81,10 +117,13 @@ impl State {
             updated_at: at,
             deadline: None,
             not_before: again,
+            failure,
+            forced: false,
             ..before.clone()
         };
         self.tell(event);
         self.put(Row::Upgrade(Arc::new(row)));
+        self.after_ending(before.task, ending, at);
     }
 
     /// A permit's deadline has passed: the device fell silent, and that is a failure like any other.
@@ -92,74 +131,152 @@ impl State {
         let Some(live) = self.live_upgrade(task, device) else { return };
         let row = Arc::clone(&live.row);
         let event = self.upgrade_event(EventKind::Result, &row, UpgradeState::TimedOut, at);
-        self.finish(&row, Ending::TimedOut, None, at, event);
+        self.finish(&row, Ending::TimedOut, None, None, at, event);
     }
 
-    pub(super) fn cancel_upgrade(
-        &mut self,
-        organization: &str,
-        task: TaskId,
-        device_id: &str,
-        at: Timestamp,
-    ) -> Result<Outcome, Error> {
-        let (task, device) = self.task_and_device(organization, task, device_id)?;
-        let (number, finished) = match self.task_entry(task) {
-            Some(entry) => (entry.view.row().number, entry.finished.state_of(device)),
-            None => return Ok(Outcome::Done),
-        };
-        match finished {
-            Some(UpgradeState::Canceled) => return Ok(Outcome::Done),
-            Some(state) => {
-                let message = format!("the upgrade has {}; only one that is not finished can be canceled", state.name());
-                return Err(Error::conflict(Conflict::State, message));
-            }
-            None => {}
+    /// On all of the devices, or, where one of them is refused, on none.
+    pub(super) fn act_on_upgrades(&mut self, action: &UpgradesAction, at: Timestamp) -> Result<Outcome, Error> {
+        let task = self.own_task(&action.organization, action.task)?;
+        let row = self.task_entry(task).map(|entry| Arc::clone(entry.view.row()));
+        let row = row.ok_or_else(|| Error::not_found(Entity::Task, action.task))?;
+        if action.rules.strict && row.status == TaskStatus::Stopped {
+            return Err(Error::conflict(Conflict::TaskStopped, format!("task {} is stopped; start it first", row.id)));
         }
-        let before = match self.live_upgrade(number, device) {
-            Some(live) => Upgrade::clone(&live.row),
-            None => self.blank_upgrade(number, device, at),
-        };
-        let event = self.upgrade_event(EventKind::Result, &before, UpgradeState::Canceled, at);
-        self.tell(event);
-        let detail = Some("canceled by an operator".into());
-        let row = Upgrade { state: UpgradeState::Canceled, detail, updated_at: at, deadline: None, not_before: None, ..before };
-        self.put(Row::Upgrade(Arc::new(row)));
+        for device_id in &action.device_ids {
+            let device = self.device_number(row.product, device_id);
+            let device = device.ok_or_else(|| Error::not_found(Entity::Device, device_id))?;
+            match action.action {
+                UpgradeAction::Cancel => self.cancel_upgrade(&row, device, action.rules, at)?,
+                UpgradeAction::Retry => self.retry_upgrade(&row, device, action.rules, at)?,
+                UpgradeAction::Force => self.force_upgrade(&row, device, at)?,
+                UpgradeAction::Confirm => self.answer_for(&row, device, true, at)?,
+                UpgradeAction::Decline => self.answer_for(&row, device, false, at)?,
+            }
+        }
+        self.settle(task, at);
         Ok(Outcome::Done)
     }
 
-    /// Lets a device that failed, was rejected or canceled, or waits after a failure, try again at once.
-    pub(super) fn retry_upgrade(
-        &mut self,
-        organization: &str,
-        task: TaskId,
-        device_id: &str,
-        at: Timestamp,
-    ) -> Result<Outcome, Error> {
-        let (task, device) = self.task_and_device(organization, task, device_id)?;
-        let finished = self.task_entry(task).and_then(|entry| entry.finished.state_of(device));
-        let live = self.live_upgrade(task, device).map(|live| Upgrade::clone(&live.row));
-        let before = match (finished, live) {
-            (Some(UpgradeState::Succeeded), _) => {
-                return Err(Error::conflict(Conflict::State, "the upgrade has succeeded; there is nothing to retry"));
+    fn cancel_upgrade(&mut self, task: &Task, device: DeviceNumber, rules: ActionRules, at: Timestamp) -> Result<(), Error> {
+        let run = self.run(task.number, device);
+        match &run {
+            Some(Run::Finished(UpgradeState::Canceled)) if !rules.strict => return Ok(()),
+            Some(Run::Finished(state)) => {
+                let message = format!("the upgrade of {} is {}; it can't be canceled", self.device_name(device), state.name());
+                return Err(Error::conflict(Conflict::UpgradeBegun, message));
             }
-            (Some(_), _) => self.blank_upgrade(task, device, at),
-            (None, Some(row)) if row.state == UpgradeState::Waiting => row,
-            (None, Some(row)) => {
-                let message = format!("the upgrade is {}; only one that failed can be retried", row.state.name());
-                return Err(Error::conflict(Conflict::State, message));
+            Some(Run::Live(row)) if rules.strict && row.state > UpgradeState::Offered => {
+                let message = format!("the upgrade of {} is {}; it can't be canceled", self.device_name(device), row.state.name());
+                return Err(Error::conflict(Conflict::UpgradeBegun, message));
             }
-            (None, None) => return Err(Error::not_found(Entity::Upgrade, device_id)),
+            None if rules.strict => return Err(Error::not_found(Entity::Upgrade, self.device_name(device))),
+            _ => {}
+        }
+        let before = match run {
+            Some(Run::Live(row)) => Upgrade::clone(&row),
+            _ => self.blank_upgrade(task.number, device, at),
+        };
+        self.end_canceled(&before, "canceled by an operator", at);
+        Ok(())
+    }
+
+    pub(super) fn end_canceled(&mut self, before: &Upgrade, detail: &str, at: Timestamp) {
+        let mut event = self.upgrade_event(EventKind::Result, before, UpgradeState::Canceled, at);
+        event.extra.insert("detail".into(), detail.into());
+        self.tell(event);
+        let (state, detail) = (UpgradeState::Canceled, Some(detail.into()));
+        let row = Upgrade { state, detail, updated_at: at, deadline: None, not_before: None, forced: false, ..before.clone() };
+        self.put(Row::Upgrade(Arc::new(row)));
+    }
+
+    fn retry_upgrade(&mut self, task: &Arc<Task>, device: DeviceNumber, rules: ActionRules, at: Timestamp) -> Result<(), Error> {
+        let refuse = |state: UpgradeState| {
+            let message =
+                format!("the upgrade of {} is {}; only one that failed can be retried", self.device_name(device), state.name());
+            Err(Error::conflict(Conflict::UpgradeNotFailed, message))
+        };
+        let before = match self.run(task.number, device) {
+            Some(Run::Finished(UpgradeState::Succeeded)) => return refuse(UpgradeState::Succeeded),
+            Some(Run::Finished(UpgradeState::Canceled)) if rules.strict => return refuse(UpgradeState::Canceled),
+            Some(Run::Finished(_)) => self.blank_upgrade(task.number, device, at),
+            Some(Run::Live(row)) if row.state == UpgradeState::Waiting && !rules.strict => Upgrade::clone(&row),
+            Some(Run::Live(row)) => return refuse(row.state),
+            Some(Run::ToCome) if rules.strict => return refuse(UpgradeState::Waiting),
+            Some(Run::ToCome) | None => return Err(Error::not_found(Entity::Upgrade, self.device_name(device))),
         };
         let detail = Some("retried by an operator".into());
-        self.put(Row::Upgrade(Arc::new(Upgrade { attempts: 0, detail, updated_at: at, not_before: None, ..before })));
-        Ok(Outcome::Done)
+        let row = Upgrade { attempts: 0, detail, updated_at: at, not_before: None, failure: None, ..before };
+        self.put(Row::Upgrade(Arc::new(row)));
+        self.reopen(task.number);
+        Ok(())
     }
 
-    fn task_and_device(&self, organization: &str, task: TaskId, device_id: &str) -> Result<(TaskNumber, DeviceNumber), Error> {
-        let number = self.own_task(organization, task)?;
-        let product = self.task_entry(number).map(|entry| entry.view.row().product);
-        let device = product.and_then(|product| self.device_number(product, device_id));
-        device.map(|device| (number, device)).ok_or_else(|| Error::not_found(Entity::Device, device_id))
+    fn force_upgrade(&mut self, task: &Arc<Task>, device: DeviceNumber, at: Timestamp) -> Result<(), Error> {
+        let before = match self.run(task.number, device) {
+            Some(Run::Live(row)) if !row.state.holds_permit() => Upgrade::clone(&row),
+            Some(Run::Live(row)) => {
+                let message = format!("the upgrade of {} is {} already", self.device_name(device), row.state.name());
+                return Err(Error::conflict(Conflict::UpgradeBegun, message));
+            }
+            Some(Run::Finished(UpgradeState::Succeeded)) => {
+                let message = format!("the upgrade of {} has succeeded; there is nothing to force", self.device_name(device));
+                return Err(Error::conflict(Conflict::UpgradeNotFailed, message));
+            }
+            Some(Run::ToCome | Run::Finished(_)) => self.blank_upgrade(task.number, device, at),
+            // Not in scope, or not at a from-version: force overrules when, never whom.
+            None => return Err(Error::not_found(Entity::Upgrade, self.device_name(device))),
+        };
+        // Whoever forces it has said yes for it, too.
+        let row = Upgrade {
+            state: UpgradeState::Waiting,
+            detail: Some("forced by an operator".into()),
+            updated_at: at,
+            not_before: None,
+            confirmed: true,
+            forced: true,
+            ..before
+        };
+        self.put(Row::Upgrade(Arc::new(row)));
+        self.reopen(task.number);
+        Ok(())
+    }
+
+    /// A person has answered for a device, be it before the device has asked or after.
+    fn answer_for(&mut self, task: &Task, device: DeviceNumber, yes: bool, at: Timestamp) -> Result<(), Error> {
+        if !task.policy.confirmation {
+            return Err(Error::conflict(Conflict::State, format!("task {} asks nobody for a confirmation", task.id)));
+        }
+        let before = match self.run(task.number, device) {
+            Some(Run::Live(row)) if !row.state.holds_permit() => Upgrade::clone(&row),
+            Some(Run::ToCome) => self.blank_upgrade(task.number, device, at),
+            Some(Run::Finished(UpgradeState::Rejected)) if !yes => return Ok(()),
+            Some(Run::Live(_)) if yes => return Ok(()),
+            Some(_) => {
+                let message = format!("the upgrade of {} has begun or is over", self.device_name(device));
+                return Err(Error::conflict(Conflict::UpgradeBegun, message));
+            }
+            None => return Err(Error::not_found(Entity::Upgrade, self.device_name(device))),
+        };
+        if yes {
+            let row = Upgrade { state: UpgradeState::Waiting, confirmed: true, updated_at: at, ..before };
+            self.put(Row::Upgrade(Arc::new(row)));
+        } else {
+            let event = self.upgrade_event(EventKind::Result, &before, UpgradeState::Rejected, at);
+            self.finish(&before, Ending::Rejected, Some("declined by a person".into()), None, at, event);
+        }
+        Ok(())
+    }
+
+    /// A finished task has something to do again.
+    fn reopen(&mut self, task: TaskNumber) {
+        let row = self.task_entry(task).map(|entry| Arc::clone(entry.view.row()));
+        if let Some(row) = row.filter(|row| row.finished_at.is_some()) {
+            self.put(Row::Task(Arc::new(Task { finished_at: None, ..Task::clone(&row) })));
+        }
+    }
+
+    fn device_name(&self, device: DeviceNumber) -> String {
+        self.device_row(device).map(|row| row.id.to_string()).unwrap_or_default()
     }
 
     /// An upgrade that waits and has never been offered.
@@ -182,6 +299,9 @@ impl State {
             deadline: None,
             not_before: None,
             succeeded_before: entry.is_some_and(|entry| entry.succeeded.contains(device.0)),
+            failure: None,
+            confirmed: false,
+            forced: false,
         }
     }
 

@@ -71,6 +71,12 @@ pub(super) fn details(details: &DeviceDetails, limits: &Limits) -> Result<(), Er
         if path.split('/').any(str::is_empty) {
             return Err(Error::invalid("asset_nodes", format!("asset node {path:?} has an empty part; write tree/node/child")));
         }
+        // Each part is an entry of the index that scopes and searches go by.
+        let depth = path.split('/').count();
+        if depth > limits.asset_depth_max {
+            let max = limits.asset_depth_max;
+            return Err(Error::invalid("asset_nodes", format!("asset node {path:?} has {depth} parts; at most {max} are allowed")));
+        }
     }
     let words = [
         ("model", &details.model),

@@ -10,8 +10,8 @@ pub mod testing;
 pub use sqlite::{SqliteArchive, SqliteStore, VerifyReport, verify};
 
 use crate::model::{
-    App, AppId, Device, DeviceNumber, Event, Firmware, FirmwareNumber, Image, ImageId, Product, ProductNumber, Task, TaskNumber,
-    Timestamp, Token, TokenId, Upgrade, UpgradeState,
+    App, AppId, Device, DeviceNumber, Event, Firmware, FirmwareNumber, Image, ImageId, Pace, Product, ProductNumber, Task,
+    TaskNumber, Timestamp, Token, TokenId, Upgrade, UpgradeState,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -31,6 +31,7 @@ pub enum Row {
     Token(Arc<Token>),
     App(Arc<App>),
     Event(Arc<Event>),
+    Pace(Arc<Pace>),
 }
 
 /// What a deletion names: one entity, or a range of them.
@@ -56,6 +57,8 @@ pub enum Key {
     App(AppId),
     /// Every event with a smaller sequence number.
     EventsBefore(u64),
+    /// How far a task has come.
+    Pace(TaskNumber),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,7 +106,7 @@ pub struct UpgradeQuery {
 
 /// What a store hands over when it is opened.
 ///
-/// Rows come by kind, in this order: products, images, firmware, devices, tasks, upgrades, tokens, applications, and the newest
+/// Rows come by kind, in this order: products, images, firmware, devices, tasks, paces, upgrades, tokens, applications, and the newest
 /// [`LOADED_EVENTS_MAX`] events, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Loaded {

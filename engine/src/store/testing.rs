@@ -4,8 +4,8 @@
 
 use super::{Archive, Change, Group, Key, LOADED_EVENTS_MAX, Loaded, Opened, Row, Store, StoreError, StoreErrorKind, UpgradeQuery};
 use crate::model::{
-    App, AppId, Device, DeviceNumber, Event, Firmware, FirmwareNumber, Image, ImageId, Product, ProductNumber, Task, TaskNumber,
-    Token, TokenId, Upgrade,
+    App, AppId, Device, DeviceNumber, Event, Firmware, FirmwareNumber, Image, ImageId, Pace, Product, ProductNumber, Task,
+    TaskNumber, Token, TokenId, Upgrade,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +23,7 @@ struct Memory {
     firmware: BTreeMap<FirmwareNumber, Arc<Firmware>>,
     devices: BTreeMap<DeviceNumber, Arc<Device>>,
     tasks: BTreeMap<TaskNumber, Arc<Task>>,
+    paces: BTreeMap<TaskNumber, Arc<Pace>>,
     upgrades: BTreeMap<(TaskNumber, DeviceNumber), Arc<Upgrade>>,
     tokens: BTreeMap<TokenId, Arc<Token>>,
     apps: BTreeMap<AppId, Arc<App>>,
@@ -122,6 +123,7 @@ impl Memory {
             Row::Image(row) => drop(self.images.insert((Arc::clone(&row.organization), row.id), row)),
             Row::Firmware(row) => drop(self.firmware.insert(row.number, row)),
             Row::Task(row) => drop(self.tasks.insert(row.number, row)),
+            Row::Pace(row) => drop(self.paces.insert(row.task, row)),
             Row::Upgrade(row) => drop(self.upgrades.insert((row.task, row.device), row)),
             Row::Token(row) => drop(self.tokens.insert(row.id, row)),
             Row::App(row) => drop(self.apps.insert(Arc::clone(&row.id), row)),
@@ -139,6 +141,7 @@ impl Memory {
             Key::Image { organization, id } => drop(self.images.remove(&(Arc::clone(organization), *id))),
             Key::Firmware(number) => drop(self.firmware.remove(number)),
             Key::Task(number) => drop(self.tasks.remove(number)),
+            Key::Pace(task) => drop(self.paces.remove(task)),
             Key::Upgrade { task, device } => drop(self.upgrades.remove(&(*task, *device))),
             Key::UpgradesOfTask(task) => self.upgrades.retain(|(of, _), _| of != task),
             Key::UpgradesOfDevice(device) => self.upgrades.retain(|(_, of), _| of != device),
@@ -154,6 +157,7 @@ impl Memory {
             .chain(self.firmware.values().cloned().map(Row::Firmware))
             .chain(self.devices.values().cloned().map(Row::Device))
             .chain(self.tasks.values().cloned().map(Row::Task))
+            .chain(self.paces.values().cloned().map(Row::Pace))
             .map(Loaded::Row);
         let upgrades = self.upgrades.values().map(|upgrade| match upgrade.state.is_finished() {
             true => Loaded::FinishedUpgrade {

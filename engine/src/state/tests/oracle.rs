@@ -1,7 +1,8 @@
 //! Random operations on the state machine, beside an oracle that is written down in the simplest way: plain maps, no sets, no timers,
 //! every question answered by looking through everything. A failing run prints its seed; `SLUICEGATE_SEED=n` runs that one alone.
 
-use super::*;
+use super::script::Fleet;
+use crate::state::*;
 use std::collections::BTreeMap;
 
 const DEVICES: u64 = 12;
@@ -219,7 +220,7 @@ fn run(seed: u64) {
                 let key = (task, device.clone());
                 let expected = match oracle.runs.get(&key) {
                     Some(Run::Finished(state)) if *state != UpgradeState::Canceled => {
-                        format!("the upgrade has {}; only one that is not finished can be canceled", state.name())
+                        format!("the upgrade of {device} is {}; it can't be canceled", state.name())
                     }
                     _ => {
                         oracle.runs.insert(key, Run::Finished(UpgradeState::Canceled));
@@ -233,9 +234,11 @@ fn run(seed: u64) {
                 let said = fleet.line(&line);
                 let key = (task, device.clone());
                 let expected = match oracle.runs.get(&key) {
-                    Some(Run::Finished(UpgradeState::Succeeded)) => "the upgrade has succeeded; there is nothing to retry".into(),
+                    Some(Run::Finished(UpgradeState::Succeeded)) => {
+                        format!("the upgrade of {device} is succeeded; only one that failed can be retried")
+                    }
                     Some(Run::Held { state, .. }) => {
-                        format!("the upgrade is {}; only one that failed can be retried", state.name())
+                        format!("the upgrade of {device} is {}; only one that failed can be retried", state.name())
                     }
                     None => format!("no upgrade {device:?} here"),
                     Some(_) => {

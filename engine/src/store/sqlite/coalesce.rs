@@ -4,8 +4,8 @@
 //! the rows gathered so far, so every row left was written after it.
 
 use crate::model::{
-    App, AppId, Device, DeviceNumber, Event, Firmware, FirmwareNumber, Image, ImageId, Product, ProductNumber, Task, TaskNumber,
-    Token, TokenId, Upgrade,
+    App, AppId, Device, DeviceNumber, Event, Firmware, FirmwareNumber, Image, ImageId, Pace, Product, ProductNumber, Task,
+    TaskNumber, Token, TokenId, Upgrade,
 };
 use crate::store::{Change, Group, Key, NextNumbers, Row};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -22,6 +22,7 @@ pub(super) struct Coalesced {
     pub(super) images: Rows<(Arc<str>, ImageId), Image>,
     pub(super) firmware: Rows<FirmwareNumber, Firmware>,
     pub(super) tasks: Rows<TaskNumber, Task>,
+    pub(super) paces: Rows<TaskNumber, Pace>,
     pub(super) upgrades: Rows<(TaskNumber, DeviceNumber), Upgrade>,
     pub(super) tokens: Rows<TokenId, Token>,
     pub(super) apps: Rows<AppId, App>,
@@ -60,6 +61,7 @@ impl Coalesced {
             Row::Image(row) => drop(self.images.insert((Arc::clone(&row.organization), row.id), Some(row))),
             Row::Firmware(row) => drop(self.firmware.insert(row.number, Some(row))),
             Row::Task(row) => drop(self.tasks.insert(row.number, Some(row))),
+            Row::Pace(row) => drop(self.paces.insert(row.task, Some(row))),
             Row::Upgrade(row) => self.set_upgrade(row.task, row.device, Some(row)),
             Row::Token(row) => drop(self.tokens.insert(row.id, Some(row))),
             Row::App(row) => drop(self.apps.insert(Arc::clone(&row.id), Some(row))),
@@ -77,6 +79,7 @@ impl Coalesced {
             Key::Image { organization, id } => drop(self.images.insert((organization, id), None)),
             Key::Firmware(number) => drop(self.firmware.insert(number, None)),
             Key::Task(number) => drop(self.tasks.insert(number, None)),
+            Key::Pace(task) => drop(self.paces.insert(task, None)),
             Key::Upgrade { task, device } => self.set_upgrade(task, device, None),
             Key::UpgradesOfTask(task) => {
                 let of_task = (task, DeviceNumber(0))..=(task, DeviceNumber(u32::MAX));

@@ -15,6 +15,7 @@ pub(super) fn load(connection: &Connection, sink: &mut dyn FnMut(Loaded)) -> Res
     loader.table(read::FIRMWARE, "firmware ORDER BY number", |row, texts| read::firmware(row, texts).map(row_of(Row::Firmware)))?;
     loader.table(read::DEVICE, "devices ORDER BY number", |row, texts| read::device(row, texts).map(row_of(Row::Device)))?;
     loader.table(read::TASK, "tasks ORDER BY number", |row, texts| read::task(row, texts).map(row_of(Row::Task)))?;
+    loader.table(read::PACE, "paces ORDER BY task", |row, texts| read::pace(row, texts).map(row_of(Row::Pace)))?;
     loader.table(read::UPGRADE, "upgrades ORDER BY task, device", |row, texts| match read::finished(row)? {
         Some(finished) => Ok(finished),
         None => read::upgrade(row, texts).map(row_of(Row::Upgrade)),

@@ -1,6 +1,6 @@
 //! The texts that stand for enum values in `state.db`. They are stored: an entry may be added, never renamed.
 
-use crate::model::{EventKind, FileType, Role, TaskKind, TaskMode, TaskStatus, TokenPurpose, UpgradeState};
+use crate::model::{EventKind, FailureKind, FileType, Role, TaskKind, TaskMode, TaskStatus, TokenPurpose, UpgradeState};
 
 /// A value that is stored as one of a few texts.
 pub(super) trait Named: Copy + 'static {
@@ -54,6 +54,7 @@ named!(EventKind, "kind of event", {
     Result = "result",
     Threshold = "threshold",
 });
+named!(FailureKind, "kind of failure", { Failed = "failed", Rejected = "rejected", TimedOut = "timed_out" });
 named!(TaskKind, "kind of task", { Upgrade = "upgrade", Verify = "verify" });
 named!(TaskMode, "mode of a task", { Automatic = "automatic", Manual = "manual" });
 named!(TaskStatus, "status of a task", { Stopped = "stopped", Started = "started", Paused = "paused" });

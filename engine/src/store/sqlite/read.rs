@@ -2,8 +2,8 @@
 
 use super::names::Named;
 use crate::model::{
-    App, Artifact, Component, Device, DeviceNumber, Event, Firmware, FirmwareNumber, Image, Installed, Product, ProductNumber,
-    Task, TaskNumber, Timestamp, Token, Upgrade, UpgradeState,
+    App, Artifact, Component, Device, DeviceNumber, Event, Failure, Firmware, FirmwareNumber, Image, Installed, Pace, Product,
+    ProductNumber, Task, TaskNumber, Timestamp, Token, Upgrade, UpgradeState,
 };
 use crate::store::Loaded;
 use rusqlite::types::{Type, ValueRef};
@@ -16,14 +16,16 @@ use std::sync::Arc;
 pub(super) const PRODUCT: &str = "number, organization, id, name, created_at";
 pub(super) const IMAGE: &str = "organization, id, size, md5, sha1, name, created_at";
 pub(super) const FIRMWARE: &str = "number, id, product, component_type, component_identify, version, image, url, size, md5, sha256,
-    name, description, model, manufacturer, device_type, file_type, created_at, annotations";
+    name, description, model, manufacturer, device_type, file_type, created_at, annotations,
+    verification, verified_at";
 pub(super) const DEVICE: &str = "number, product, id, version, components, created_at, details";
 pub(super) const TASK: &str =
     "number, id, product, component_type, component_identify, name, description, kind, mode, from_versions,
     target_version, image, url, size, md5, sha256, firmware, scope, members, policy, status, created_at, changed_at,
-    annotations";
+    annotations, waves, approved, canceled, finished_at";
+pub(super) const PACE: &str = "task, first_offered_at, notified, starts, wave";
 pub(super) const UPGRADE: &str = "task, device, state, attempts, percent, offer, from_version, detail, created_at, updated_at,
-    offered_at, deadline, not_before, succeeded_before";
+    offered_at, deadline, not_before, succeeded_before, failure, failure_code, confirmed, forced";
 pub(super) const TOKEN: &str = "id, secret_sha256, purpose, role, organization, product_id, device_id, app, created_at, expires_at";
 pub(super) const APP: &str = "id, organization, secret_encrypted, created_at";
 pub(super) const EVENT: &str =
@@ -82,6 +84,8 @@ pub(super) fn firmware(row: &Row<'_>, texts: &mut Texts) -> Result<Firmware> {
         file_type: named(row, 16)?,
         created_at: time(row, 17)?,
         annotations: map(row, 18)?,
+        verification: optional_text(row, 19)?.map(|verification| from_json(verification, 19)).transpose()?,
+        verified_at: optional_time(row, 20)?,
     })
 }
 
@@ -132,6 +136,20 @@ pub(super) fn task(row: &Row<'_>, texts: &mut Texts) -> Result<Task> {
         created_at: time(row, 21)?,
         changed_at: time(row, 22)?,
         annotations: map(row, 23)?,
+        waves: optional_text(row, 24)?.map(|waves| from_json(waves, 24)).transpose()?.unwrap_or_default(),
+        approved: row.get(25)?,
+        canceled: row.get(26)?,
+        finished_at: optional_time(row, 27)?,
+    })
+}
+
+pub(super) fn pace(row: &Row<'_>, _texts: &mut Texts) -> Result<Pace> {
+    Ok(Pace {
+        task: TaskNumber(row.get(0)?),
+        first_offered_at: optional_time(row, 1)?,
+        notified: number(row, 2)?,
+        starts: optional_text(row, 3)?.map(|starts| from_json(starts, 3)).transpose()?.unwrap_or_default(),
+        wave: row.get(4)?,
     })
 }
 
@@ -151,6 +169,12 @@ pub(super) fn upgrade(row: &Row<'_>, texts: &mut Texts) -> Result<Upgrade> {
         deadline: optional_time(row, 11)?,
         not_before: optional_time(row, 12)?,
         succeeded_before: row.get(13)?,
+        failure: match optional_text(row, 14)? {
+            Some(kind) => Some(Failure { kind: named_text(kind, 14)?, code: row.get(15)? }),
+            None => None,
+        },
+        confirmed: row.get(16)?,
+        forced: row.get(17)?,
     })
 }
 

@@ -49,7 +49,9 @@ const SCHEMA: &str = "
         device_type TEXT,
         file_type TEXT NOT NULL,
         created_at INTEGER NOT NULL,
-        annotations TEXT
+        annotations TEXT,
+        verification TEXT,
+        verified_at INTEGER
     ) STRICT;
     CREATE TABLE devices(
         number INTEGER PRIMARY KEY,
@@ -84,7 +86,18 @@ const SCHEMA: &str = "
         status TEXT NOT NULL,
         created_at INTEGER NOT NULL,
         changed_at INTEGER NOT NULL,
-        annotations TEXT
+        annotations TEXT,
+        waves TEXT,
+        approved INTEGER NOT NULL,
+        canceled INTEGER NOT NULL,
+        finished_at INTEGER
+    ) STRICT;
+    CREATE TABLE paces(
+        task INTEGER PRIMARY KEY,
+        first_offered_at INTEGER,
+        notified INTEGER NOT NULL,
+        starts TEXT,
+        wave INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE upgrades(
         task INTEGER NOT NULL,
@@ -101,6 +114,10 @@ const SCHEMA: &str = "
         deadline INTEGER,
         not_before INTEGER,
         succeeded_before INTEGER NOT NULL,
+        failure TEXT,
+        failure_code INTEGER,
+        confirmed INTEGER NOT NULL,
+        forced INTEGER NOT NULL,
         PRIMARY KEY(task, device)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX upgrades_by_device ON upgrades(device);

@@ -145,6 +145,7 @@ fn check_tables(path: &Path, report: &mut VerifyReport, images: &mut Images) -> 
     tables.check("firmware", read::FIRMWARE, read::firmware, |_| ())?;
     tables.check("devices", read::DEVICE, read::device, |_| ())?;
     tables.check("tasks", read::TASK, read::task, |_| ())?;
+    tables.check("paces", read::PACE, read::pace, |_| ())?;
     tables.check("upgrades", read::UPGRADE, read::upgrade, |_| ())?;
     tables.check("tokens", read::TOKEN, read::token, |_| ())?;
     tables.check("apps", read::APP, read::app, |_| ())?;

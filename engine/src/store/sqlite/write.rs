@@ -4,7 +4,7 @@ use super::coalesce::{Coalesced, Rows};
 use super::names::Named;
 use super::tables::{self, Meta};
 use crate::model::{
-    App, Artifact, Component, Device, DeviceNumber, Event, Firmware, Image, Product, Task, Timestamp, Token, Upgrade,
+    App, Artifact, Component, Device, DeviceNumber, Event, Firmware, Image, Pace, Product, Task, Timestamp, Token, Upgrade,
 };
 use rusqlite::{CachedStatement, Connection, Params, Result, Transaction, TransactionBehavior, params};
 use serde::Serialize;
@@ -43,7 +43,7 @@ fn delete_ranges(transaction: &Transaction<'_>, groups: &Coalesced) -> Result<()
 }
 
 fn write_rows(to: &Transaction<'_>, groups: &Coalesced) -> Result<()> {
-    let Coalesced { products, devices, images, firmware, tasks, upgrades, tokens, apps, events, .. } = groups;
+    let Coalesced { products, devices, images, firmware, tasks, paces, upgrades, tokens, apps, events, .. } = groups;
     each(to, products, PUT_PRODUCT, put_product, "DELETE FROM products WHERE number = ?1", |number| [number.0])?;
     each(to, images, PUT_IMAGE, put_image, "DELETE FROM images WHERE organization = ?1 AND id = ?2", |(organization, id)| {
         [organization.to_string(), id.to_string()]
@@ -51,6 +51,7 @@ fn write_rows(to: &Transaction<'_>, groups: &Coalesced) -> Result<()> {
     each(to, firmware, PUT_FIRMWARE, put_firmware, "DELETE FROM firmware WHERE number = ?1", |number| [number.0])?;
     each(to, devices, PUT_DEVICE, put_device, "DELETE FROM devices WHERE number = ?1", |number| [number.0])?;
     each(to, tasks, PUT_TASK, put_task, "DELETE FROM tasks WHERE number = ?1", |number| [number.0])?;
+    each(to, paces, PUT_PACE, put_pace, "DELETE FROM paces WHERE task = ?1", |task| [task.0])?;
     each(to, upgrades, PUT_UPGRADE, put_upgrade, "DELETE FROM upgrades WHERE task = ?1 AND device = ?2", |(task, device)| {
         [task.0, device.0]
     })?;
@@ -106,8 +107,9 @@ fn put_image(statement: &mut CachedStatement<'_>, row: &Image) -> Result<usize> 
 
 const PUT_FIRMWARE: &str =
     "INSERT OR REPLACE INTO firmware(number, id, product, component_type, component_identify, version, image,
-    url, size, md5, sha256, name, description, model, manufacturer, device_type, file_type, created_at, annotations)
-    VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19)";
+    url, size, md5, sha256, name, description, model, manufacturer, device_type, file_type, created_at, annotations, verification,
+    verified_at)
+    VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)";
 
 fn put_firmware(statement: &mut CachedStatement<'_>, row: &Firmware) -> Result<usize> {
     let Firmware {
@@ -125,6 +127,8 @@ fn put_firmware(statement: &mut CachedStatement<'_>, row: &Firmware) -> Result<u
         file_type,
         created_at,
         annotations,
+        verification,
+        verified_at,
     } = row;
     statement.execute(params![
         row_number.0,
@@ -145,7 +149,9 @@ fn put_firmware(statement: &mut CachedStatement<'_>, row: &Firmware) -> Result<u
         optional(device_type),
         file_type.to_name(),
         time(*created_at),
-        map_json(annotations)?
+        map_json(annotations)?,
+        verification.as_ref().map(json).transpose()?,
+        verified_at.map(time)
     ])
 }
 
@@ -173,8 +179,9 @@ fn put_device(statement: &mut CachedStatement<'_>, row: &Device) -> Result<usize
 
 const PUT_TASK: &str = "INSERT OR REPLACE INTO tasks(number, id, product, component_type, component_identify, name, description,
     kind, mode, from_versions, target_version, image, url, size, md5, sha256, firmware, scope, members, policy, status,
-    created_at, changed_at, annotations)
-    VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24)";
+    created_at, changed_at, annotations, waves, approved, canceled, finished_at)
+    VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25,
+    ?26, ?27, ?28)";
 
 fn put_task(statement: &mut CachedStatement<'_>, row: &Task) -> Result<usize> {
     let Task {
@@ -197,6 +204,10 @@ fn put_task(statement: &mut CachedStatement<'_>, row: &Task) -> Result<usize> {
         created_at,
         changed_at,
         annotations,
+        waves,
+        approved,
+        canceled,
+        finished_at,
     } = row;
     statement.execute(params![
         row_number.0,
@@ -222,18 +233,30 @@ fn put_task(statement: &mut CachedStatement<'_>, row: &Task) -> Result<usize> {
         status.to_name(),
         time(*created_at),
         time(*changed_at),
-        map_json(annotations)?
+        map_json(annotations)?,
+        list_json(waves)?,
+        approved,
+        canceled,
+        finished_at.map(time)
     ])
+}
+
+const PUT_PACE: &str = "INSERT OR REPLACE INTO paces(task, first_offered_at, notified, starts, wave) VALUES(?1, ?2, ?3, ?4, ?5)";
+
+fn put_pace(statement: &mut CachedStatement<'_>, row: &Pace) -> Result<usize> {
+    let Pace { task, first_offered_at, notified, starts, wave } = row;
+    statement.execute(params![task.0, first_offered_at.map(time), number(*notified), list_json(starts)?, wave])
 }
 
 /// An update in place leaves the index on the device alone, which a replacement would write twice.
 const PUT_UPGRADE: &str = "INSERT INTO upgrades(task, device, state, attempts, percent, offer, from_version, detail, created_at,
-    updated_at, offered_at, deadline, not_before, succeeded_before)
-    VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)
+    updated_at, offered_at, deadline, not_before, succeeded_before, failure, failure_code, confirmed, forced)
+    VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18)
     ON CONFLICT(task, device) DO UPDATE SET state = excluded.state, attempts = excluded.attempts, percent = excluded.percent,
     offer = excluded.offer, from_version = excluded.from_version, detail = excluded.detail, created_at = excluded.created_at,
     updated_at = excluded.updated_at, offered_at = excluded.offered_at, deadline = excluded.deadline,
-    not_before = excluded.not_before, succeeded_before = excluded.succeeded_before";
+    not_before = excluded.not_before, succeeded_before = excluded.succeeded_before, failure = excluded.failure,
+    failure_code = excluded.failure_code, confirmed = excluded.confirmed, forced = excluded.forced";
 
 fn put_upgrade(statement: &mut CachedStatement<'_>, row: &Upgrade) -> Result<usize> {
     let Upgrade {
@@ -251,6 +274,9 @@ fn put_upgrade(statement: &mut CachedStatement<'_>, row: &Upgrade) -> Result<usi
         deadline,
         not_before,
         succeeded_before,
+        failure,
+        confirmed,
+        forced,
     } = row;
     statement.execute(params![
         task.0,
@@ -266,7 +292,11 @@ fn put_upgrade(statement: &mut CachedStatement<'_>, row: &Upgrade) -> Result<usi
         offered_at.map(time),
         deadline.map(time),
         not_before.map(time),
-        succeeded_before
+        succeeded_before,
+        failure.map(|failure| failure.kind.to_name()),
+        failure.and_then(|failure| failure.code),
+        confirmed,
+        forced
     ])
 }
 
@@ -345,6 +375,11 @@ fn hex(bytes: &[u8]) -> String {
 
 fn json<T: Serialize + ?Sized>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+/// `NULL` for an empty list.
+fn list_json<T: Serialize>(list: &[T]) -> Result<Option<String>> {
+    if list.is_empty() { Ok(None) } else { json(list).map(Some) }
 }
 
 /// `NULL` for an empty map.

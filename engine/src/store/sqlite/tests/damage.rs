@@ -200,7 +200,7 @@ fn a_sound_store_verifies_however_it_was_left() {
         assert_eq!(report.problems, [""; 0]);
         assert_eq!(report.last_group, 2);
         assert_eq!(report.images, images);
-        assert_eq!(report.rows.len(), 9);
+        assert_eq!(report.rows.len(), 10);
         assert!(report.rows.contains(&("upgrades", 4)), "{:?}", report.rows);
     }
     open(crashed.path());
@@ -222,7 +222,7 @@ fn verify_names_every_damage_it_finds() {
         folder.path(),
         tables::FILE,
         "INSERT INTO apps VALUES('a', 'acme', X'', 0);
-         INSERT INTO upgrades VALUES(1, 1, 'dancing', 0, 0, 0, '1', NULL, 0, 0, NULL, NULL, NULL, 0);
+         INSERT INTO upgrades VALUES(1, 1, 'dancing', 0, 0, 0, '1', NULL, 0, 0, NULL, NULL, NULL, 0, NULL, NULL, 0, 0);
          INSERT INTO events VALUES(7, 'result', 0, 'acme', 'p', NULL, 'not an id', NULL, NULL, NULL, NULL)",
     );
     let problems = verified(folder.path()).problems.join("\n");

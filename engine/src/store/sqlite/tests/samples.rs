@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How many kinds of change [`change`] knows.
-pub(super) const KINDS: u8 = 20;
+pub(super) const KINDS: u8 = 22;
 
 fn text(what: &str, n: u32) -> Arc<str> {
     format!("{what} {n} “quoted” 'ü\"").into()
@@ -109,6 +109,8 @@ pub(super) fn firmware(n: u32, variation: u8) -> Row {
         file_type: if variation.is_multiple_of(2) { FileType::SoftwarePackage } else { FileType::FirmwarePackage },
         created_at: time(variation),
         annotations: map(variation),
+        verification: maybe(variation, Verification { devices_max: 5, successes_min: 2 }),
+        verified_at: maybe(variation, time(variation)),
     }))
 }
 
@@ -124,7 +126,7 @@ pub(super) fn task(n: u32, variation: u8) -> Row {
     let policy = Policy {
         maximum_concurrency: maybe(variation, 3),
         timeout_s: maybe(variation, 60),
-        retry: maybe(variation, Retry { count: u32::MAX, interval_s: 5 }),
+        retry: maybe(variation, retry(variation)),
         schedule: Schedule {
             start: maybe(variation, time(variation)),
             end: maybe(variation, Timestamp(u64::MAX)),
@@ -132,6 +134,13 @@ pub(super) fn task(n: u32, variation: u8) -> Row {
             utc_offset_minutes: -330,
         },
         repeat_after_success: variation % 2 == 1,
+        timeout_from: if variation.is_multiple_of(2) { TimeoutFrom::Offer } else { TimeoutFrom::Running },
+        rate: maybe(variation, rate(variation)),
+        waves: (0..variation % 3).map(|n| Wave { size: wave_size(n), success_percent: 90 }).collect(),
+        start_jitter_s: u32::from(variation),
+        thresholds: (0..variation % 4).map(threshold).collect(),
+        approval: variation % 2 == 1,
+        confirmation: variation.is_multiple_of(2),
     };
     Row::Task(Arc::new(Task {
         number: TaskNumber(n),
@@ -153,6 +162,40 @@ pub(super) fn task(n: u32, variation: u8) -> Row {
         created_at: time(variation),
         changed_at: time(variation),
         annotations: map(variation),
+        waves: (0..variation % 3).map(|n| MeasuredWave { to_place: u64::MAX >> n, devices: 7, successes: 3 }).collect(),
+        approved: variation % 2 == 1,
+        canceled: variation.is_multiple_of(5),
+        finished_at: maybe(variation, time(variation)),
+    }))
+}
+
+fn retry(variation: u8) -> Retry {
+    let back_off = maybe(variation / 2, BackOff { factor_percent: 150, interval_max_s: 600 });
+    Retry { count: u32::MAX, interval_s: 5, back_off, jitter_s: 9, codes: (0..i32::from(variation % 3)).map(|n| n - 1).collect() }
+}
+
+fn rate(variation: u8) -> Rate {
+    let counting = if variation % 4 < 2 { Counting::Notified } else { Counting::Succeeded };
+    let growth = Growth { factor_percent: 200, after: 1_000, counting, per_minute_max: 500 };
+    Rate { per_minute: 50, growth: maybe(variation / 2, growth) }
+}
+
+fn wave_size(n: u8) -> WaveSize {
+    if n.is_multiple_of(2) { WaveSize::Percent(10) } else { WaveSize::Count(100) }
+}
+
+fn threshold(n: u8) -> Threshold {
+    let action = if n.is_multiple_of(2) { ThresholdAction::Pause } else { ThresholdAction::Cancel };
+    Threshold { kind: FailureKind::ALL.get(usize::from(n)).copied(), percent: 20, minimum: 50, action }
+}
+
+pub(super) fn pace(n: u32, variation: u8) -> Row {
+    Row::Pace(Arc::new(Pace {
+        task: TaskNumber(n),
+        first_offered_at: maybe(variation, time(variation)),
+        notified: u64::from(variation) << 33,
+        starts: (0..variation % 3).map(|n| SecondCount { second: 1_000 + u64::from(n), count: 2 }).collect(),
+        wave: u32::from(variation),
     }))
 }
 
@@ -172,7 +215,15 @@ pub(super) fn upgrade(task: u32, device: u32, variation: u8) -> Row {
         deadline: maybe(variation, Timestamp(u64::MAX)),
         not_before: maybe(variation, time(variation)),
         succeeded_before: variation % 2 == 1,
+        failure: failure(variation),
+        confirmed: variation % 2 == 1,
+        forced: variation.is_multiple_of(3),
     }))
+}
+
+fn failure(variation: u8) -> Option<Failure> {
+    let kind = FailureKind::ALL.get(usize::from(variation % 4)).copied()?;
+    Some(Failure { kind, code: maybe(variation / 4, i32::from(variation) - 100) })
 }
 
 pub(super) fn token_id(n: u32) -> TokenId {
@@ -231,6 +282,7 @@ pub(super) fn every_kind() -> Vec<Change> {
                 firmware(n, variation),
                 device(n, variation),
                 task(n, variation),
+                pace(n, variation),
                 upgrade(n, 1, variation),
                 upgrade(n, 2, variation + 6),
                 token(n, variation),
@@ -251,6 +303,8 @@ pub(super) fn change(kind: u8, n: u32, variation: u8) -> Change {
         2 => Change::Put(image(n, variation)),
         3 => Change::Put(firmware(n, variation)),
         4 => Change::Put(task(n, variation)),
+        20 => Change::Put(pace(n, variation)),
+        21 => Change::Delete(Key::Pace(TaskNumber(n))),
         5 | 18 => Change::Put(upgrade(n, device_number.0, variation)),
         6 => Change::Put(token(n, variation)),
         7 => Change::Put(app(n, variation)),
