@@ -168,9 +168,11 @@ impl State {
 
     pub(super) fn record_version(&mut self, device: DeviceNumber, component: Component, version: &Arc<str>) -> Result<(), Error> {
         let Some(row) = self.device_row(device) else { return Ok(()) };
-        if row.version(component).is_some_and(|recorded| recorded == version) {
+        let before = row.version(component).cloned();
+        if before.as_ref() == Some(version) {
             return Ok(());
         }
+        let product = row.product;
         let mut components = row.components.to_vec();
         match components.iter().position(|installed| installed.component == component) {
             Some(place) => components[place].version = Arc::clone(version),
@@ -188,6 +190,9 @@ impl State {
         }
         let row = Device { components: components.into(), ..Device::clone(row) };
         self.put(Row::Device(Arc::new(row)));
+        if let Some(version) = before {
+            self.settle_from(index::StartKey { product, component, version }, self.now);
+        }
         Ok(())
     }
 
@@ -321,8 +326,10 @@ impl State {
                 if let Some(row) = self.device_row(number)
                     && (row.components != components || row.details != details)
                 {
+                    let before = Arc::clone(row);
                     let row = Device { components, details, ..Device::clone(row) };
                     self.put(Row::Device(Arc::new(row)));
+                    self.settle_left(&before);
                 }
                 number
             }
@@ -334,8 +341,19 @@ impl State {
         let product = self.product_number(&name.organization, &name.product_id);
         let number = product.and_then(|product| self.device_number(product, &name.device_id));
         let number = number.ok_or_else(|| Error::not_found(Entity::Device, &name.device_id))?;
+        let row = self.device_row(number).cloned();
         self.delete(Key::UpgradesOfDevice(number));
         self.delete(Key::Device(number));
+        if let Some(row) = row {
+            self.settle_left(&row);
+        }
         Ok(Outcome::Done)
+    }
+
+    /// The device may have been the last that some tasks waited for. `before`: as it was.
+    fn settle_left(&mut self, before: &Device) {
+        for Installed { component, version } in before.components.iter().cloned() {
+            self.settle_from(index::StartKey { product: before.product, component, version }, self.now);
+        }
     }
 }

@@ -4,7 +4,7 @@
 
 use super::upgrades::Ending;
 use super::{State, TaskEntry};
-use crate::index::FiguresNow;
+use crate::index::{FiguresNow, StartKey};
 use crate::model::*;
 use crate::rollout::{rate, waves};
 use crate::store::Row;
@@ -228,6 +228,17 @@ impl State {
             let row = Arc::new(Task { finished_at: Some(at), ..Task::clone(&row) });
             self.put(Row::Task(Arc::clone(&row)));
             self.tell_of_task(EventKind::TaskFinished, &row, at);
+        }
+    }
+
+    /// A device has left a version: the tasks that lead from there may have been waiting for nobody else.
+    pub(super) fn settle_from(&mut self, start: StartKey, at: Timestamp) {
+        let waits = |task: &&TaskNumber| {
+            self.task_entry(**task).is_some_and(|entry| entry.view.row().scope.snapshot && entry.unfinished.is_empty())
+        };
+        let tasks: Vec<TaskNumber> = self.starts.get(&start).into_iter().flatten().filter(waits).copied().collect();
+        for task in tasks {
+            self.settle(task, at);
         }
     }
 

@@ -7,6 +7,9 @@ use crate::rollout;
 use crate::store::Row;
 use std::sync::Arc;
 
+/// How many devices one action may name: each costs a row and an event in one group.
+const ACTION_DEVICES_MAX: usize = 10_000;
+
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -139,6 +142,10 @@ impl State {
         let task = self.own_task(&action.organization, action.task)?;
         let row = self.task_entry(task).map(|entry| Arc::clone(entry.view.row()));
         let row = row.ok_or_else(|| Error::not_found(Entity::Task, action.task))?;
+        if action.device_ids.len() > ACTION_DEVICES_MAX {
+            let message = format!("{} devices in one call; at most {ACTION_DEVICES_MAX} are allowed", action.device_ids.len());
+            return Err(Error::invalid("device_ids", message));
+        }
         if action.rules.strict && row.status == TaskStatus::Stopped {
             return Err(Error::conflict(Conflict::TaskStopped, format!("task {} is stopped; start it first", row.id)));
         }

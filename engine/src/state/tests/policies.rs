@@ -316,6 +316,30 @@ fn a_snapshot_is_finished_when_every_member_is() {
 }
 
 #[test]
+fn a_snapshot_is_finished_when_those_that_were_left_went_elsewhere() {
+    check_fleet(
+        "tag d1 1.0 ring=a
+         tag d2 1.0 ring=a
+         task 1.0 -> 2.0 snapshot
+         start t1
+         d1 check 3.0
+         events
+         remove d2
+         events",
+        expect![[r#"
+            tag d1 1.0 ring=a: done
+            tag d2 1.0 ring=a: done
+            task 1.0 -> 2.0 snapshot: t1 stopped
+            start t1: started
+            d1 check 3.0: no task
+            events: task_created, task_started
+            remove d2: done
+            events: task_finished
+        "#]],
+    );
+}
+
+#[test]
 fn a_task_whose_schedule_has_ended_is_finished_once_nothing_runs() {
     check_fleet(
         "task 1.0 -> 2.0 ends=100
