@@ -258,6 +258,22 @@ impl Engine {
         self.submit(Command::DeleteApp { organization: organization.map(Into::into), id: id.into() }, now, done)
     }
 
+    /// Creates or replaces. Who delivers begins with the event after its `position`.
+    pub fn put_subscription(&self, row: Subscription, now: Timestamp) -> Pending<Arc<Subscription>> {
+        self.submit(Command::PutSubscription(Box::new(row)), now, |outcome| {
+            if let Outcome::Subscription(row) = outcome { Some(row) } else { None }
+        })
+    }
+
+    pub fn delete_subscription(&self, organization: &str, id: &str, now: Timestamp) -> Pending<()> {
+        self.submit(Command::DeleteSubscription { organization: organization.into(), id: id.into() }, now, done)
+    }
+
+    /// Everything up to `position` was delivered or given up. Durable once answered.
+    pub fn advance_subscription(&self, id: &SubscriptionId, position: u64, now: Timestamp) -> Pending<()> {
+        self.submit(Command::AdvanceSubscription { id: SubscriptionId::clone(id), position }, now, done)
+    }
+
     /// Lock-free: the token with this id, if it is there; the caller compares the secret and the time.
     pub fn token(&self, id: TokenId) -> Option<Arc<Token>> {
         self.inner.shared.published.token(id)

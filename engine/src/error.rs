@@ -15,6 +15,7 @@ pub enum Entity {
     Upgrade,
     Token,
     App,
+    Subscription,
 }
 
 impl fmt::Display for Entity {
@@ -28,6 +29,7 @@ impl fmt::Display for Entity {
             Self::Upgrade => "upgrade",
             Self::Token => "token",
             Self::App => "application",
+            Self::Subscription => "subscription",
         })
     }
 }

@@ -37,6 +37,8 @@ pub struct Limits {
     pub firmware_max: usize,
     /// Unexpired tokens of all organizations. Each costs about 250 bytes: the default is a bound of some 1.2 GB.
     pub tokens_max: usize,
+    /// Subscriptions of all organizations. Each costs about 500 bytes, and a delivery in flight.
+    pub subscriptions_max: usize,
     /// Events kept; older ones are dropped. Kept on disk, the newest 16,384 of them in memory too.
     pub events_max: u64,
     /// Commands that wait for the writer. Beyond it, callers are told to come back.
@@ -69,6 +71,7 @@ impl Default for Limits {
             tasks_max: 1_000_000,
             firmware_max: 1_000_000,
             tokens_max: 5_000_000,
+            subscriptions_max: 1_000,
             events_max: 1_000_000,
             queue_max: 65_536,
             permits_max: None,

@@ -191,6 +191,9 @@ impl FromStr for TokenId {
 /// What an application logs in with; its customers' `appKey`, `appId` or access-key id.
 pub type AppId = std::sync::Arc<str>;
 
+/// A subscription's name, given once.
+pub type SubscriptionId = std::sync::Arc<str>;
+
 #[cfg(test)]
 mod tests {
     use super::*;

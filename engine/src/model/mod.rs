@@ -11,6 +11,7 @@ mod event;
 mod firmware;
 mod ids;
 mod policy;
+mod subscription;
 mod task;
 mod time;
 mod token;
@@ -20,12 +21,14 @@ pub use device::{Component, Device, DeviceDetails, Installed};
 pub use event::{Event, EventKind};
 pub use firmware::{Artifact, FileType, Firmware, Image, Verification};
 pub use ids::{
-    AppId, DeviceNumber, FirmwareId, FirmwareNumber, IdError, ImageId, ProductNumber, TaskId, TaskNumber, TokenId, UpgradeId,
+    AppId, DeviceNumber, FirmwareId, FirmwareNumber, IdError, ImageId, ProductNumber, SubscriptionId, TaskId, TaskNumber, TokenId,
+    UpgradeId,
 };
 pub use policy::{
     BackOff, Counting, Daily, FailureKind, Growth, MeasuredWave, Pace, Policy, Rate, Retry, Schedule, SecondCount, Threshold,
     ThresholdAction, TimeoutFrom, Wave, WaveSize,
 };
+pub use subscription::Subscription;
 pub use task::{AssetTree, Product, Scope, Selector, Task, TaskKind, TaskMode, TaskStatus};
 pub use time::Timestamp;
 pub use token::{App, Role, Token, TokenPurpose};

@@ -58,6 +58,9 @@ impl State {
             Command::RevokeToken { organization, id } => self.revoke_token(organization.as_deref(), id),
             Command::PutApp(app) => self.put_app(*app).map(Outcome::App),
             Command::DeleteApp { organization, id } => self.delete_app(organization.as_deref(), &id),
+            Command::PutSubscription(row) => self.put_subscription(*row).map(Outcome::Subscription),
+            Command::DeleteSubscription { organization, id } => self.delete_subscription(&organization, &id),
+            Command::AdvanceSubscription { id, position } => Ok(self.advance_subscription(&id, position)),
             Command::Tick => Ok(Outcome::Ticked(self.tick(at))),
         }
     }

@@ -3,7 +3,7 @@
 use crate::index::TaskView;
 use crate::model::{
     App, Artifact, Component, Device, DeviceDetails, Event, FileType, Firmware, FirmwareId, Image, Policy, Product, ReportedState,
-    Scope, Task, TaskId, TaskKind, TaskMode, Timestamp, Token, TokenId, UpgradeId, Verification,
+    Scope, Subscription, SubscriptionId, Task, TaskId, TaskKind, TaskMode, Timestamp, Token, TokenId, UpgradeId, Verification,
 };
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -364,6 +364,15 @@ pub enum Command {
         organization: Option<Arc<str>>,
         id: Arc<str>,
     },
+    PutSubscription(Box<Subscription>),
+    DeleteSubscription {
+        organization: Arc<str>,
+        id: SubscriptionId,
+    },
+    AdvanceSubscription {
+        id: SubscriptionId,
+        position: u64,
+    },
     // The clock
     Tick,
 }
@@ -381,6 +390,7 @@ pub enum Outcome {
     Task(Arc<Task>),
     Token(Arc<Token>),
     App(Arc<App>),
+    Subscription(Arc<Subscription>),
     /// When the clock should tick next.
     Ticked(Option<Timestamp>),
     Done,

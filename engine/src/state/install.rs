@@ -147,6 +147,10 @@ impl State {
                 }
                 before
             }
+            Row::Subscription(row) => {
+                let id = Arc::clone(&row.id);
+                inverse(self.subscriptions.insert(Arc::clone(&id), row).map(Row::Subscription), Key::Subscription(id))
+            }
             Row::Pace(row) => {
                 let task = row.task;
                 self.journal.touched.tasks.push(task);
@@ -190,6 +194,7 @@ impl State {
                 self.event_oldest = *sequence;
                 before
             }
+            Key::Subscription(id) => put_back(self.subscriptions.remove(id).map(Row::Subscription)),
             Key::Pace(task) => {
                 self.journal.touched.tasks.push(*task);
                 put_back(self.tasks.get_mut(task).and_then(|entry| entry.pace.take()).map(Row::Pace))

@@ -10,6 +10,7 @@
 //! - A command that is refused leaves no trace.
 //! - Permits held by a task never exceed its maximum: they are counted from the upgrades themselves, and one writer grants them.
 
+mod access;
 mod apply;
 mod command;
 mod devices;
@@ -94,6 +95,7 @@ pub struct State {
     /// Tokens by the hour in which they end.
     token_ends: BTreeMap<u64, Vec<TokenId>>,
     apps: BTreeMap<AppId, Arc<App>>,
+    subscriptions: BTreeMap<SubscriptionId, Arc<Subscription>>,
 
     next: NextNumbers,
 
@@ -168,6 +170,7 @@ impl State {
             tokens: HashMap::new(),
             token_ends: BTreeMap::new(),
             apps: BTreeMap::new(),
+            subscriptions: BTreeMap::new(),
             next: NextNumbers::default(),
             journal: Journal::default(),
             attempt: 0,

@@ -201,6 +201,15 @@ impl State {
         self.apps.get(id).cloned()
     }
 
+    /// Every subscription of one organization, or of all, in the order of their ids.
+    pub fn subscriptions<'a>(&'a self, organization: Option<&'a str>) -> impl Iterator<Item = &'a Arc<Subscription>> {
+        self.subscriptions.values().filter(move |row| organization.is_none_or(|organization| *row.organization == *organization))
+    }
+
+    pub fn subscription(&self, organization: &str, id: &str) -> Option<Arc<Subscription>> {
+        self.subscriptions.get(id).filter(|row| *row.organization == *organization).cloned()
+    }
+
     pub fn token(&self, id: TokenId) -> Option<Arc<Token>> {
         self.tokens.get(&id).cloned()
     }

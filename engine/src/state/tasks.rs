@@ -1,4 +1,4 @@
-//! What operators write: images, firmware, tasks, tokens, applications.
+//! What operators write: images, firmware, tasks.
 
 use super::{ActionRules, NewFirmware, NewTask, Outcome, State, TaskAction, TaskTarget, members, validate};
 use crate::error::{Conflict, Entity, Error};
@@ -413,49 +413,6 @@ impl State {
 
     fn own_firmware(&self, organization: &str, id: FirmwareId) -> Result<Arc<Firmware>, Error> {
         self.firmware(organization, id).ok_or_else(|| Error::not_found(Entity::Firmware, id))
-    }
-
-    pub(super) fn put_token(&mut self, token: Token) -> Result<Arc<Token>, Error> {
-        validate::id("organization", &token.organization, &self.limits)?;
-        for (field, id) in [("product_id", &token.product_id), ("device_id", &token.device_id)] {
-            if let Some(id) = id {
-                validate::id(field, id, &self.limits)?;
-            }
-        }
-        if self.tokens.contains_key(&token.id) {
-            return Err(Error::conflict(Conflict::State, format!("token id {} is taken; make another", token.id)));
-        }
-        if self.tokens.len() >= self.limits.tokens_max {
-            return Err(Error::LimitReached { what: "tokens", limit: self.limits.tokens_max as u64 });
-        }
-        let row = Arc::new(token);
-        self.put(Row::Token(Arc::clone(&row)));
-        Ok(row)
-    }
-
-    pub(super) fn revoke_token(&mut self, organization: Option<&str>, id: TokenId) -> Result<Outcome, Error> {
-        let own = |token: &&Arc<Token>| organization.is_none_or(|organization| *token.organization == *organization);
-        self.tokens.get(&id).filter(own).ok_or_else(|| Error::not_found(Entity::Token, id))?;
-        self.delete(Key::Token(id));
-        Ok(Outcome::Done)
-    }
-
-    pub(super) fn put_app(&mut self, app: App) -> Result<Arc<App>, Error> {
-        validate::id("id", &app.id, &self.limits)?;
-        validate::id("organization", &app.organization, &self.limits)?;
-        if self.apps.contains_key(&app.id) {
-            return Err(Error::conflict(Conflict::AppId, format!("application {:?} exists; choose another id", app.id)));
-        }
-        let row = Arc::new(app);
-        self.put(Row::App(Arc::clone(&row)));
-        Ok(row)
-    }
-
-    pub(super) fn delete_app(&mut self, organization: Option<&str>, id: &Arc<str>) -> Result<Outcome, Error> {
-        let own = |app: &&Arc<App>| organization.is_none_or(|organization| *app.organization == *organization);
-        self.apps.get(id).filter(own).ok_or_else(|| Error::not_found(Entity::App, id))?;
-        self.delete(Key::App(Arc::clone(id)));
-        Ok(Outcome::Done)
     }
 }
 

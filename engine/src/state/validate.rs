@@ -35,15 +35,19 @@ pub(super) fn text(field: &'static str, text: Option<&str>, limits: &Limits) -> 
 }
 
 pub(super) fn artifact(artifact: &Artifact, limits: &Limits) -> Result<(), Error> {
-    if let Some(url) = &artifact.url {
-        bytes("url", url, limits.url_bytes_max)?;
-        printable("url", url)?;
+    if let Some(text) = &artifact.url {
+        url("url", text, limits)?;
     }
     bytes("md5", &artifact.md5, limits.id_bytes_max)?;
     if artifact.image.is_none() && artifact.url.is_none() {
         return Err(Error::invalid("image", "neither an image nor a url is given; name one of them"));
     }
     Ok(())
+}
+
+pub(super) fn url(field: &'static str, text: &str, limits: &Limits) -> Result<(), Error> {
+    bytes(field, text, limits.url_bytes_max)?;
+    printable(field, text)
 }
 
 pub(super) fn details(details: &DeviceDetails, limits: &Limits) -> Result<(), Error> {

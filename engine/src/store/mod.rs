@@ -10,8 +10,8 @@ pub mod testing;
 pub use sqlite::{SqliteArchive, SqliteStore, VerifyReport, verify};
 
 use crate::model::{
-    App, AppId, Device, DeviceNumber, Event, Firmware, FirmwareNumber, Image, ImageId, Pace, Product, ProductNumber, Task,
-    TaskNumber, Timestamp, Token, TokenId, Upgrade, UpgradeState,
+    App, AppId, Device, DeviceNumber, Event, Firmware, FirmwareNumber, Image, ImageId, Pace, Product, ProductNumber, Subscription,
+    SubscriptionId, Task, TaskNumber, Timestamp, Token, TokenId, Upgrade, UpgradeState,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -32,6 +32,7 @@ pub enum Row {
     App(Arc<App>),
     Event(Arc<Event>),
     Pace(Arc<Pace>),
+    Subscription(Arc<Subscription>),
 }
 
 /// What a deletion names: one entity, or a range of them.
@@ -59,6 +60,7 @@ pub enum Key {
     EventsBefore(u64),
     /// How far a task has come.
     Pace(TaskNumber),
+    Subscription(SubscriptionId),
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +108,7 @@ pub struct UpgradeQuery {
 
 /// What a store hands over when it is opened.
 ///
-/// Rows come by kind, in this order: products, images, firmware, devices, tasks, paces, upgrades, tokens, applications, and the newest
+/// Rows come by kind, in this order: products, images, firmware, devices, tasks, paces, upgrades, tokens, applications, subscriptions, and the newest
 /// [`LOADED_EVENTS_MAX`] events, oldest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Loaded {

@@ -4,8 +4,8 @@
 
 use super::{Archive, Change, Group, Key, LOADED_EVENTS_MAX, Loaded, Opened, Row, Store, StoreError, StoreErrorKind, UpgradeQuery};
 use crate::model::{
-    App, AppId, Device, DeviceNumber, Event, Firmware, FirmwareNumber, Image, ImageId, Pace, Product, ProductNumber, Task,
-    TaskNumber, Token, TokenId, Upgrade,
+    App, AppId, Device, DeviceNumber, Event, Firmware, FirmwareNumber, Image, ImageId, Pace, Product, ProductNumber, Subscription,
+    SubscriptionId, Task, TaskNumber, Token, TokenId, Upgrade,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,6 +27,7 @@ struct Memory {
     upgrades: BTreeMap<(TaskNumber, DeviceNumber), Arc<Upgrade>>,
     tokens: BTreeMap<TokenId, Arc<Token>>,
     apps: BTreeMap<AppId, Arc<App>>,
+    subscriptions: BTreeMap<SubscriptionId, Arc<Subscription>>,
     events: BTreeMap<u64, Arc<Event>>,
     opened: Opened,
     commits: u64,
@@ -126,6 +127,7 @@ impl Memory {
             Row::Pace(row) => drop(self.paces.insert(row.task, row)),
             Row::Upgrade(row) => drop(self.upgrades.insert((row.task, row.device), row)),
             Row::Token(row) => drop(self.tokens.insert(row.id, row)),
+            Row::Subscription(row) => drop(self.subscriptions.insert(Arc::clone(&row.id), row)),
             Row::App(row) => drop(self.apps.insert(Arc::clone(&row.id), row)),
             Row::Event(row) => {
                 self.opened.last_event_sequence = self.opened.last_event_sequence.max(row.sequence);
@@ -146,6 +148,7 @@ impl Memory {
             Key::UpgradesOfTask(task) => self.upgrades.retain(|(of, _), _| of != task),
             Key::UpgradesOfDevice(device) => self.upgrades.retain(|(_, of), _| of != device),
             Key::Token(id) => drop(self.tokens.remove(id)),
+            Key::Subscription(id) => drop(self.subscriptions.remove(id)),
             Key::App(id) => drop(self.apps.remove(id)),
             Key::EventsBefore(sequence) => self.events = self.events.split_off(sequence),
         }
@@ -171,6 +174,7 @@ impl Memory {
         let older_events = self.events.len().saturating_sub(LOADED_EVENTS_MAX);
         let rest = (self.tokens.values().cloned().map(Row::Token))
             .chain(self.apps.values().cloned().map(Row::App))
+            .chain(self.subscriptions.values().cloned().map(Row::Subscription))
             .chain(self.events.values().skip(older_events).cloned().map(Row::Event))
             .map(Loaded::Row);
         rows.chain(upgrades).chain(rest).collect()

@@ -678,3 +678,36 @@ fn numbers_of_what_was_undone_are_given_back() {
     assert_eq!(fleet.line("d3 check 1.0"), "no task");
     assert_eq!(fleet.state.device_row(DeviceNumber(2)).unwrap().id, "d3".into(), "a deleted device's number is nobody else's");
 }
+
+#[test]
+fn a_subscription_moves_forward_only_and_belongs_to_its_organization() {
+    let mut fleet = Fleet::new(Limits::default());
+    for line in ["task 1.0 -> 2.0", "start t1", "d1 check 1.0"] {
+        fleet.line(line);
+    }
+    let row = |organization: &str| {
+        Command::PutSubscription(Box::new(Subscription {
+            id: "s".into(),
+            organization: organization.into(),
+            url: "http://there/".into(),
+            format: "native".into(),
+            app: None,
+            secret_encrypted: None,
+            position: 0,
+            created_at: Timestamp(0),
+        }))
+    };
+    let advance = |position| Command::AdvanceSubscription { id: "s".into(), position };
+    let position = |fleet: &Fleet| fleet.state.subscription("o", "s").map(|row| row.position);
+    fleet.apply(row("o")).unwrap();
+    fleet.apply(advance(2)).unwrap();
+    fleet.apply(advance(1)).unwrap();
+    assert_eq!(position(&fleet), Some(2));
+    fleet.apply(advance(u64::MAX)).unwrap();
+    assert_eq!(position(&fleet), Some(3), "no further than what has happened");
+    assert!(fleet.apply(row("other")).is_err(), "another's subscription isn't replaced");
+    assert!(fleet.apply(Command::DeleteSubscription { organization: "other".into(), id: "s".into() }).is_err());
+    fleet.apply(Command::DeleteSubscription { organization: "o".into(), id: "s".into() }).unwrap();
+    assert_eq!(position(&fleet), None);
+    assert!(fleet.apply(advance(9)).is_ok(), "an answer that comes after the end is nothing to complain about");
+}

@@ -4,8 +4,8 @@
 //! the rows gathered so far, so every row left was written after it.
 
 use crate::model::{
-    App, AppId, Device, DeviceNumber, Event, Firmware, FirmwareNumber, Image, ImageId, Pace, Product, ProductNumber, Task,
-    TaskNumber, Token, TokenId, Upgrade,
+    App, AppId, Device, DeviceNumber, Event, Firmware, FirmwareNumber, Image, ImageId, Pace, Product, ProductNumber, Subscription,
+    SubscriptionId, Task, TaskNumber, Token, TokenId, Upgrade,
 };
 use crate::store::{Change, Group, Key, NextNumbers, Row};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -26,6 +26,7 @@ pub(super) struct Coalesced {
     pub(super) upgrades: Rows<(TaskNumber, DeviceNumber), Upgrade>,
     pub(super) tokens: Rows<TokenId, Token>,
     pub(super) apps: Rows<AppId, App>,
+    pub(super) subscriptions: Rows<SubscriptionId, Subscription>,
     pub(super) events: Rows<u64, Event>,
     pub(super) upgrades_of_task: BTreeSet<TaskNumber>,
     pub(super) upgrades_of_device: BTreeSet<DeviceNumber>,
@@ -64,6 +65,7 @@ impl Coalesced {
             Row::Pace(row) => drop(self.paces.insert(row.task, Some(row))),
             Row::Upgrade(row) => self.set_upgrade(row.task, row.device, Some(row)),
             Row::Token(row) => drop(self.tokens.insert(row.id, Some(row))),
+            Row::Subscription(row) => drop(self.subscriptions.insert(Arc::clone(&row.id), Some(row))),
             Row::App(row) => drop(self.apps.insert(Arc::clone(&row.id), Some(row))),
             Row::Event(row) => {
                 self.last_event = self.last_event.max(row.sequence);
@@ -96,6 +98,7 @@ impl Coalesced {
                 self.upgrades_of_device.insert(device);
             }
             Key::Token(id) => drop(self.tokens.insert(id, None)),
+            Key::Subscription(id) => drop(self.subscriptions.insert(id, None)),
             Key::App(id) => drop(self.apps.insert(id, None)),
             Key::EventsBefore(sequence) => {
                 self.events = self.events.split_off(&sequence);

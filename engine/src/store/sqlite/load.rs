@@ -22,6 +22,9 @@ pub(super) fn load(connection: &Connection, sink: &mut dyn FnMut(Loaded)) -> Res
     })?;
     loader.table(read::TOKEN, "tokens ORDER BY id", |row, texts| read::token(row, texts).map(row_of(Row::Token)))?;
     loader.table(read::APP, "apps ORDER BY id", |row, texts| read::app(row, texts).map(row_of(Row::App)))?;
+    loader.table(read::SUBSCRIPTION, "subscriptions ORDER BY id", |row, texts| {
+        read::subscription(row, texts).map(row_of(Row::Subscription))
+    })?;
     let newest = format!("(SELECT * FROM events ORDER BY sequence DESC LIMIT {LOADED_EVENTS_MAX}) ORDER BY sequence");
     loader.table(read::EVENT, &newest, |row, texts| read::event(row, texts).map(row_of(Row::Event)))
 }

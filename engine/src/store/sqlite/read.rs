@@ -3,7 +3,7 @@
 use super::names::Named;
 use crate::model::{
     App, Artifact, Component, Device, DeviceNumber, Event, Failure, Firmware, FirmwareNumber, Image, Installed, Pace, Product,
-    ProductNumber, Task, TaskNumber, Timestamp, Token, Upgrade, UpgradeState,
+    ProductNumber, Subscription, Task, TaskNumber, Timestamp, Token, Upgrade, UpgradeState,
 };
 use crate::store::Loaded;
 use rusqlite::types::{Type, ValueRef};
@@ -28,6 +28,7 @@ pub(super) const UPGRADE: &str = "task, device, state, attempts, percent, offer,
     offered_at, deadline, not_before, succeeded_before, failure, failure_code, confirmed, forced";
 pub(super) const TOKEN: &str = "id, secret_sha256, purpose, role, organization, product_id, device_id, app, created_at, expires_at";
 pub(super) const APP: &str = "id, organization, secret_encrypted, created_at";
+pub(super) const SUBSCRIPTION: &str = "id, organization, url, format, app, secret_encrypted, position, created_at";
 pub(super) const EVENT: &str =
     "sequence, kind, at, organization, product_id, device_id, task_id, upgrade_id, state, percent, extra";
 
@@ -214,6 +215,19 @@ pub(super) fn app(row: &Row<'_>, texts: &mut Texts) -> Result<App> {
         organization: texts.share(text(row, 1)?),
         secret_encrypted: row.get(2)?,
         created_at: time(row, 3)?,
+    })
+}
+
+pub(super) fn subscription(row: &Row<'_>, texts: &mut Texts) -> Result<Subscription> {
+    Ok(Subscription {
+        id: text(row, 0)?.into(),
+        organization: texts.share(text(row, 1)?),
+        url: text(row, 2)?.into(),
+        format: texts.share(text(row, 3)?),
+        app: shared(row, 4, texts)?,
+        secret_encrypted: row.get(5)?,
+        position: number(row, 6)?,
+        created_at: time(row, 7)?,
     })
 }
 

@@ -139,6 +139,16 @@ const SCHEMA: &str = "
         secret_encrypted BLOB NOT NULL,
         created_at INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE subscriptions(
+        id TEXT PRIMARY KEY,
+        organization TEXT NOT NULL,
+        url TEXT NOT NULL,
+        format TEXT NOT NULL,
+        app TEXT,
+        secret_encrypted BLOB,
+        position INTEGER NOT NULL,
+        created_at INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE events(
         sequence INTEGER PRIMARY KEY,
         kind TEXT NOT NULL,

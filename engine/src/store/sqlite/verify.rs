@@ -149,6 +149,7 @@ fn check_tables(path: &Path, report: &mut VerifyReport, images: &mut Images) -> 
     tables.check("upgrades", read::UPGRADE, read::upgrade, |_| ())?;
     tables.check("tokens", read::TOKEN, read::token, |_| ())?;
     tables.check("apps", read::APP, read::app, |_| ())?;
+    tables.check("subscriptions", read::SUBSCRIPTION, read::subscription, |_| ())?;
     let mut last_event = 0;
     tables.check("events", read::EVENT, read::event, |event| last_event = last_event.max(event.sequence))?;
     if last_event > meta.last_event {

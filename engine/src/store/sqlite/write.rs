@@ -4,7 +4,8 @@ use super::coalesce::{Coalesced, Rows};
 use super::names::Named;
 use super::tables::{self, Meta};
 use crate::model::{
-    App, Artifact, Component, Device, DeviceNumber, Event, Firmware, Image, Pace, Product, Task, Timestamp, Token, Upgrade,
+    App, Artifact, Component, Device, DeviceNumber, Event, Firmware, Image, Pace, Product, Subscription, Task, Timestamp, Token,
+    Upgrade,
 };
 use rusqlite::{CachedStatement, Connection, Params, Result, Transaction, TransactionBehavior, params};
 use serde::Serialize;
@@ -43,7 +44,7 @@ fn delete_ranges(transaction: &Transaction<'_>, groups: &Coalesced) -> Result<()
 }
 
 fn write_rows(to: &Transaction<'_>, groups: &Coalesced) -> Result<()> {
-    let Coalesced { products, devices, images, firmware, tasks, paces, upgrades, tokens, apps, events, .. } = groups;
+    let Coalesced { products, devices, images, firmware, tasks, paces, upgrades, tokens, apps, subscriptions, events, .. } = groups;
     each(to, products, PUT_PRODUCT, put_product, "DELETE FROM products WHERE number = ?1", |number| [number.0])?;
     each(to, images, PUT_IMAGE, put_image, "DELETE FROM images WHERE organization = ?1 AND id = ?2", |(organization, id)| {
         [organization.to_string(), id.to_string()]
@@ -57,6 +58,7 @@ fn write_rows(to: &Transaction<'_>, groups: &Coalesced) -> Result<()> {
     })?;
     each(to, tokens, PUT_TOKEN, put_token, "DELETE FROM tokens WHERE id = ?1", |id| [id.to_string()])?;
     each(to, apps, PUT_APP, put_app, "DELETE FROM apps WHERE id = ?1", |id| [id.to_string()])?;
+    each(to, subscriptions, PUT_SUBSCRIPTION, put_subscription, "DELETE FROM subscriptions WHERE id = ?1", |id| [id.to_string()])?;
     each(to, events, PUT_EVENT, put_event, "DELETE FROM events WHERE sequence = ?1", |sequence| [number(*sequence)])
 }
 
@@ -324,6 +326,24 @@ const PUT_APP: &str = "INSERT OR REPLACE INTO apps(id, organization, secret_encr
 fn put_app(statement: &mut CachedStatement<'_>, row: &App) -> Result<usize> {
     let App { id, organization, secret_encrypted, created_at } = row;
     statement.execute(params![text(id), text(organization), secret_encrypted, time(*created_at)])
+}
+
+const PUT_SUBSCRIPTION: &str =
+    "INSERT OR REPLACE INTO subscriptions(id, organization, url, format, app, secret_encrypted, position, created_at)
+    VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+
+fn put_subscription(statement: &mut CachedStatement<'_>, row: &Subscription) -> Result<usize> {
+    let Subscription { id, organization, url, format, app, secret_encrypted, position, created_at } = row;
+    statement.execute(params![
+        text(id),
+        text(organization),
+        text(url),
+        text(format),
+        optional(app),
+        secret_encrypted,
+        number(*position),
+        time(*created_at)
+    ])
 }
 
 const PUT_EVENT: &str =

@@ -200,7 +200,7 @@ fn a_sound_store_verifies_however_it_was_left() {
         assert_eq!(report.problems, [""; 0]);
         assert_eq!(report.last_group, 2);
         assert_eq!(report.images, images);
-        assert_eq!(report.rows.len(), 10);
+        assert_eq!(report.rows.len(), 11);
         assert!(report.rows.contains(&("upgrades", 4)), "{:?}", report.rows);
     }
     open(crashed.path());

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How many kinds of change [`change`] knows.
-pub(super) const KINDS: u8 = 22;
+pub(super) const KINDS: u8 = 24;
 
 fn text(what: &str, n: u32) -> Arc<str> {
     format!("{what} {n} “quoted” 'ü\"").into()
@@ -226,6 +226,19 @@ fn failure(variation: u8) -> Option<Failure> {
     Some(Failure { kind, code: maybe(variation / 4, i32::from(variation) - 100) })
 }
 
+pub(super) fn subscription(n: u32, variation: u8) -> Row {
+    Row::Subscription(Arc::new(Subscription {
+        id: text("subscription", n),
+        organization: "acme".into(),
+        url: text("http://there/", n),
+        format: "native".into(),
+        app: maybe(variation, "a".into()),
+        secret_encrypted: maybe(variation, vec![0, 255, variation]),
+        position: u64::from(variation) << 33,
+        created_at: time(variation),
+    }))
+}
+
 pub(super) fn token_id(n: u32) -> TokenId {
     TokenId(u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
@@ -287,6 +300,7 @@ pub(super) fn every_kind() -> Vec<Change> {
                 upgrade(n, 2, variation + 6),
                 token(n, variation),
                 app(n, variation),
+                subscription(n, variation),
                 event(n.into(), variation),
             ]
         })
@@ -305,6 +319,8 @@ pub(super) fn change(kind: u8, n: u32, variation: u8) -> Change {
         4 => Change::Put(task(n, variation)),
         20 => Change::Put(pace(n, variation)),
         21 => Change::Delete(Key::Pace(TaskNumber(n))),
+        22 => Change::Put(subscription(n, variation)),
+        23 => Change::Delete(Key::Subscription(text("subscription", n))),
         5 | 18 => Change::Put(upgrade(n, device_number.0, variation)),
         6 => Change::Put(token(n, variation)),
         7 => Change::Put(app(n, variation)),
