@@ -20,7 +20,8 @@ pub struct Policy {
     pub rate: Option<Rate>,
     /// In order; each opens once the one before it has succeeded far enough. Empty: everybody at once.
     pub waves: Vec<Wave>,
-    /// Each begins not at once when the task starts or its window opens, but after a delay of its own below this many seconds.
+    /// Each begins not at once when the task is started, resumed or approved, or its window opens, but after a delay of its own
+    /// below this many seconds.
     pub start_jitter_s: u32,
     /// When the task stops by itself.
     pub thresholds: Vec<Threshold>,
@@ -161,9 +162,10 @@ impl FailureKind {
     }
 }
 
-/// When a task stops by itself: looked at after every attempt that ended.
+/// When a task stops by itself: looked at after every attempt that went wrong, and after the success that makes up the minimum.
 ///
-/// Devices are counted, not attempts: each by how its newest ended attempt went, whether or not it will be tried again.
+/// Devices are counted, not attempts: each by how its newest ended attempt went, whether or not it will be tried again. One that an
+/// operator cancels, retries or forces leaves the count until its next attempt has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Threshold {
     /// Which failures count; absent: all.
@@ -198,7 +200,7 @@ impl ThresholdAction {
 pub struct Pace {
     pub task: TaskNumber,
     pub first_offered_at: Option<Timestamp>,
-    /// Devices that were offered the upgrade; counted for a task with a rate.
+    /// Devices that were offered the upgrade; counted for a task with a rate. One whose finished run begins anew counts again.
     pub notified: u64,
     /// Upgrades begun in each second of the last minute; kept for a task with a rate. Oldest first.
     pub starts: Vec<SecondCount>,

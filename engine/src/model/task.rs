@@ -37,7 +37,7 @@ pub struct Task {
     pub policy: Policy,
     pub status: TaskStatus,
     pub created_at: Timestamp,
-    /// When its status last changed.
+    /// When its status last changed, or it was approved: from then on its devices begin.
     pub changed_at: Timestamp,
     /// Kept for the dialect that wrote it; means nothing to the engine.
     pub annotations: BTreeMap<Box<str>, Box<str>>,

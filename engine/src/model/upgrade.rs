@@ -162,7 +162,7 @@ pub struct Upgrade {
     pub failure: Option<Failure>,
     /// A person has said yes, where the policy asks for one.
     pub confirmed: bool,
-    /// While waiting: an operator lets it begin whatever the schedule, the waves, the rate and a pause say. The cap holds.
+    /// While waiting: an operator lets it begin whatever everything but the scope and the cap says.
     pub forced: bool,
 }
 

@@ -132,10 +132,11 @@ pub(crate) fn judge(
     }
     let wait = |reason, seconds: u64| Wait { task: task.id, reason, retry_after_s: retry_after_s(seconds) };
     let spread_s = || u64::from(spread_s(limits, task.number, device.number));
-    let ready = match standing(task.number) {
+    let (ready, was_asked) = match standing(task.number) {
         Standing::Done => return Judgement::Nothing(Never::Done),
-        Standing::Unconfirmed => return Judgement::Wait(wait(WaitReason::Confirmation, spread_s())),
-        Standing::Ready(ready) => ready,
+        // A person's answer is no use once the schedule is over, so what comes before a person is looked at all the same.
+        Standing::Unconfirmed => (Ready::default(), true),
+        Standing::Ready(ready) => (ready, false),
     };
     if !ready.forced {
         let open_since = match schedule::window(&policy.schedule, now) {
@@ -171,7 +172,8 @@ pub(crate) fn judge(
         }
     }
     if policy.confirmation && !ready.confirmed {
-        return Judgement::AskPerson(wait(WaitReason::Confirmation, spread_s()));
+        let wait = wait(WaitReason::Confirmation, spread_s());
+        return if was_asked { Judgement::Wait(wait) } else { Judgement::AskPerson(wait) };
     }
     if !ready.forced && policy.rate.is_some() {
         let free_at = figures.rate_free_at(view);

@@ -266,7 +266,8 @@ pub enum UpgradeAction {
     Cancel,
     /// Lets a device that failed, was rejected or canceled, or waits after a failure, try again at once.
     Retry,
-    /// Lets a device in scope begin whatever the schedule, the waves, the rate and a pause say. The cap holds.
+    /// Lets a device in scope begin whatever the schedule, a pause, an approval, a person, the start jitter, the waves, a back-off
+    /// and the rate say. The cap holds.
     Force,
     /// Says yes for a device, where the policy asks for a person's yes; also before the device has asked.
     Confirm,
@@ -278,7 +279,7 @@ pub enum UpgradeAction {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ActionRules {
     /// Refused rather than answered as done: to start what is started, stop what is stopped, delete what is started; to cancel
-    /// an upgrade that has begun, retry one that hasn't failed, or either while the task is stopped.
+    /// an upgrade that has begun, retry one that is not over, or either while the task is stopped.
     pub strict: bool,
 }
 

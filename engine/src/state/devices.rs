@@ -59,6 +59,7 @@ impl State {
         let version = self.known_version(asking.product, component, version);
         if !rules.preview {
             self.record_version(asking.device, component, &version)?;
+            self.note_arrival(asking.device, component, &version, at);
         }
         let check = Check { device: name.as_ref(), component, version: &version, rules };
         if let Some(offer) = self.held_offer(asking.device, component) {
@@ -328,7 +329,11 @@ impl State {
                 {
                     let before = Arc::clone(row);
                     let row = Device { components, details, ..Device::clone(row) };
-                    self.put(Row::Device(Arc::new(row)));
+                    let after = Arc::new(row);
+                    self.put(Row::Device(Arc::clone(&after)));
+                    for installed in &after.components {
+                        self.note_arrival(number, installed.component, &installed.version, at);
+                    }
                     self.settle_left(&before);
                 }
                 number

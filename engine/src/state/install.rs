@@ -359,6 +359,7 @@ impl State {
                     succeeded: RoaringBitmap::new(),
                     succeeded_by_wave: vec![0; row.waves.len()],
                     failing: [0; FailureKind::ALL.len()],
+                    forced: 0,
                     permits_held: 0,
                     pace: None,
                 };
@@ -454,6 +455,7 @@ impl State {
         if let Some(failure) = row.failure {
             entry.failing[failure.kind as usize] += 1;
         }
+        entry.forced += u64::from(row.forced);
         let offer = row.state.holds_permit().then(|| {
             entry.permits_held += 1;
             self.permits_held += 1;
@@ -509,6 +511,7 @@ impl State {
         if let Some(failure) = live.row.failure {
             entry.failing[failure.kind as usize] -= 1;
         }
+        entry.forced -= u64::from(live.row.forced);
         if live.row.state.holds_permit() {
             entry.permits_held -= 1;
             self.permits_held -= 1;

@@ -127,6 +127,8 @@ struct TaskEntry {
     succeeded_by_wave: Vec<u32>,
     /// Unfinished upgrades whose newest ended attempt went wrong, by kind.
     failing: [u64; FailureKind::ALL.len()],
+    /// Unfinished upgrades that an operator has forced and that have not begun yet.
+    forced: u64,
     permits_held: u64,
     /// There from the first offer or the first opened wave on.
     pace: Option<Arc<Pace>>,

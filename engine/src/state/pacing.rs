@@ -66,6 +66,11 @@ impl TaskEntry {
         }
     }
 
+    /// Nothing of it runs, or may begin whatever its schedule says.
+    fn runs_nothing(&self) -> bool {
+        self.permits_held == 0 && self.forced == 0
+    }
+
     /// The wave that is open, from 0.
     pub(super) fn open_wave(&self) -> usize {
         self.pace.as_ref().map_or(0, |pace| pace.wave as usize)
@@ -114,9 +119,8 @@ impl State {
         if ending == Ending::Succeeded {
             self.open_waves(task, at);
             self.note_verified(task, at);
-        } else {
-            self.watch_thresholds(task, at);
         }
+        self.watch_thresholds(task, ending, at);
         self.settle(task, at);
     }
 
@@ -143,14 +147,18 @@ impl State {
     }
 
     /// Pauses or cancels a started task that goes wrong too often.
-    fn watch_thresholds(&mut self, task: TaskNumber, at: Timestamp) {
+    ///
+    /// A success is looked at only where it makes up the minimum: otherwise a task that was resumed, and now goes well, would be
+    /// stopped by its very successes for as long as the earlier failures weigh.
+    fn watch_thresholds(&mut self, task: TaskNumber, ending: Ending, at: Timestamp) {
         let Some(entry) = self.task_entry(task) else { return };
         let row = Arc::clone(entry.view.row());
         if row.policy.thresholds.is_empty() || row.status == TaskStatus::Stopped {
             return;
         }
         let tally = entry.tally();
-        let reached = row.policy.thresholds.iter().filter(|threshold| tally.reaches(threshold));
+        let is_due = |threshold: &&Threshold| ending != Ending::Succeeded || tally.results() == u64::from(threshold.minimum);
+        let reached = row.policy.thresholds.iter().filter(is_due).filter(|threshold| tally.reaches(threshold));
         // The harsher one where several are reached at once.
         let Some(threshold) = reached.max_by_key(|threshold| threshold.action == ThresholdAction::Cancel) else { return };
         if threshold.action == ThresholdAction::Pause && row.status == TaskStatus::Paused {
@@ -177,6 +185,7 @@ impl State {
         self.put(Row::Task(Arc::clone(&canceled)));
         drop(self.set_status(&canceled, TaskStatus::Stopped, at));
         self.cancel_portion(row.number, CANCEL_PORTION, at);
+        self.settle(row.number, at);
     }
 
     /// Cancels up to `limit` unfinished upgrades, and says how many it did.
@@ -219,12 +228,14 @@ impl State {
     pub(super) fn settle(&mut self, task: TaskNumber, at: Timestamp) {
         let Some(entry) = self.task_entry(task) else { return };
         let row = Arc::clone(entry.view.row());
-        let is_over = row.canceled || row.policy.schedule.end.is_some_and(|end| end <= at);
-        let is_done = |entry: &TaskEntry| entry.unfinished.is_empty() && row.scope.snapshot && self.to_come(entry).is_empty();
+        let is_over = row.policy.schedule.end.is_some_and(|end| end <= at) && entry.runs_nothing();
+        let is_done = |entry: &TaskEntry| {
+            entry.unfinished.is_empty() && (row.canceled || (row.scope.snapshot && self.to_come(entry).is_empty()))
+        };
         if row.finished_at.is_some() || (row.status == TaskStatus::Stopped && !row.canceled) {
             return;
         }
-        if (is_over && entry.permits_held == 0) || is_done(entry) {
+        if is_over || is_done(entry) {
             let row = Arc::new(Task { finished_at: Some(at), ..Task::clone(&row) });
             self.put(Row::Task(Arc::clone(&row)));
             self.tell_of_task(EventKind::TaskFinished, &row, at);
@@ -249,7 +260,10 @@ impl State {
         {
             limit -= self.cancel_portion(task, limit, at).max(1);
         }
-        let ended: Vec<TaskNumber> = self.ends.range(..=(at, TaskNumber(u32::MAX))).map(|(_, task)| *task).take(limit).collect();
+        let ended = self.ends.range(..=(at, TaskNumber(u32::MAX))).map(|(_, task)| *task);
+        // One in which something runs is settled by its last result.
+        let ended = ended.filter(|task| self.task_entry(*task).is_some_and(TaskEntry::runs_nothing));
+        let ended: Vec<TaskNumber> = ended.take(limit).collect();
         for task in ended {
             self.settle(task, at);
         }

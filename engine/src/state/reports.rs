@@ -71,9 +71,13 @@ impl State {
         let deadline = if starts_deadline { Some(self.deadline(task, at)) } else { row.deadline };
         // Percent counts within a step, so it starts again with the next one.
         let percent = percent.unwrap_or(if state == row.state { row.percent } else { 0 });
-        let row =
-            Upgrade { state, percent, detail: detail.or_else(|| row.detail.clone()), updated_at: at, deadline, ..row.clone() };
-        let event = self.upgrade_event(EventKind::Progress, &row, state, at);
+        let before = row.state;
+        let detail = detail.or_else(|| row.detail.clone());
+        let row = Upgrade { state, percent, detail, updated_at: at, deadline, ..row.clone() };
+        let mut event = self.upgrade_event(EventKind::Progress, &row, state, at);
+        if before != state {
+            event.extra.insert("from_state".into(), before.name().into());
+        }
         self.tell(event);
         self.put(Row::Upgrade(Arc::new(row)));
         Ok(true)

@@ -1,5 +1,6 @@
 //! Sets of devices, for scopes, searches and lists: algebra over bitmaps, never a look at each device.
 
+use super::facets::Facets;
 use super::{State, TaskEntry};
 use crate::model::*;
 use crate::rollout::CompiledScope;
@@ -55,6 +56,23 @@ impl DeviceSets<'_> {
     pub fn with_id(&self, device_id: &str) -> RoaringBitmap {
         let products = self.state.products_of(self.organization);
         products.filter_map(|product| self.state.device_number(product.row.number, device_id)).map(|number| number.0).collect()
+    }
+
+    /// Those that say of themselves that they are this model.
+    pub fn with_model(&self, model: &str) -> RoaringBitmap {
+        self.by_facet(|facets| facets.with_model(model))
+    }
+
+    pub fn with_manufacturer(&self, manufacturer: &str) -> RoaringBitmap {
+        self.by_facet(|facets| facets.with_manufacturer(manufacturer))
+    }
+
+    pub fn with_device_type(&self, device_type: &str) -> RoaringBitmap {
+        self.by_facet(|facets| facets.with_device_type(device_type))
+    }
+
+    fn by_facet<'f>(&'f self, find: impl Fn(&'f Facets) -> Cow<'f, RoaringBitmap>) -> RoaringBitmap {
+        self.state.products_of(self.organization).fold(RoaringBitmap::new(), |all, product| all | &*find(&product.facets))
     }
 
     /// Those of a product that a scope's selector names; everything where it names nothing.
@@ -135,6 +153,18 @@ impl State {
             devices |= self.to_come(entry);
         }
         devices
+    }
+
+    /// The devices that were fixed when a task with a snapshot was created, as far as they are still there.
+    pub fn members_of(&self, task: TaskNumber) -> Option<RoaringBitmap> {
+        let entry = self.task_entry(task)?;
+        let CompiledScope::Members(members) = &**entry.view.scope() else { return None };
+        Some(members & &self.products.get(&entry.view.row().product)?.devices)
+    }
+
+    /// The devices that have an upgrade of a task, and it isn't over: those that run, and those that wait after they were offered it.
+    pub fn unfinished(&self, task: TaskNumber) -> RoaringBitmap {
+        self.task_entry(task).map(|entry| entry.unfinished.clone()).unwrap_or_default()
     }
 
     /// How a device stands with a task; `None` where the task isn't for it.

@@ -282,7 +282,7 @@ impl State {
             return Err(Error::conflict(Conflict::TaskStopped, format!("task {id} is stopped already")));
         }
         let status = match (action, row.status) {
-            (TaskAction::Approve, _) => return Ok(self.approve(&row)),
+            (TaskAction::Approve, _) => return Ok(self.approve(&row, at)),
             (TaskAction::Cancel, _) => {
                 self.cancel_task(&row, at);
                 return self.task_entry(number).map(|entry| Arc::clone(entry.view.row())).ok_or_else(|| refuse("it is gone"));
@@ -309,7 +309,8 @@ impl State {
         let kind = if status == TaskStatus::Started { EventKind::TaskStarted } else { EventKind::TaskStopped };
         // Who starts a canceled task again wants what is left of it.
         let canceled = row.canceled && status != TaskStatus::Started;
-        let row = Arc::new(Task { status, canceled, changed_at: at, ..Task::clone(row) });
+        let finished_at = row.finished_at.filter(|_| row.canceled == canceled);
+        let row = Arc::new(Task { status, canceled, finished_at, changed_at: at, ..Task::clone(row) });
         self.put(Row::Task(Arc::clone(&row)));
         self.tell_of_task(kind, &row, at);
         // One that begins with nothing to do is finished; and what an earlier stop kept open may be over by now.
@@ -318,11 +319,11 @@ impl State {
         Ok(row)
     }
 
-    fn approve(&mut self, row: &Arc<Task>) -> Arc<Task> {
+    fn approve(&mut self, row: &Arc<Task>, at: Timestamp) -> Arc<Task> {
         if row.approved {
             return Arc::clone(row);
         }
-        let row = Arc::new(Task { approved: true, ..Task::clone(row) });
+        let row = Arc::new(Task { approved: true, changed_at: at, ..Task::clone(row) });
         self.put(Row::Task(Arc::clone(&row)));
         row
     }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 /// How many devices one action may name: each costs a row and an event in one group.
 const ACTION_DEVICES_MAX: usize = 10_000;
 
+const ARRIVED: &str = "the device runs the target";
+
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -87,6 +89,22 @@ impl State {
         from.plus_seconds(u64::from(task.policy.timeout_s.unwrap_or(self.limits.default_timeout_s)))
     }
 
+    /// A device that waits for an attempt turns up with the target: however it came there, its run is over.
+    pub(super) fn note_arrival(&mut self, device: DeviceNumber, component: Component, version: &str, at: Timestamp) {
+        let arrived = |live: &&super::LiveUpgrade| {
+            let task = self.task_entry(live.row.task).map(|entry| entry.view.row());
+            let leads_there = task.is_some_and(|task| task.component == component && *task.target_version == *version);
+            leads_there && !live.row.state.holds_permit()
+        };
+        let arrived = self.live.get(&device).into_iter().flatten().filter(arrived);
+        let rows: Vec<Arc<Upgrade>> = arrived.map(|live| Arc::clone(&live.row)).collect();
+        for row in rows {
+            let mut event = self.upgrade_event(EventKind::Result, &row, UpgradeState::Succeeded, at);
+            event.extra.insert("detail".into(), ARRIVED.into());
+            self.finish(&row, Ending::Succeeded, Some(ARRIVED.into()), None, at, event);
+        }
+    }
+
     /// Notes that a person has to say yes for a device before it may begin.
     pub(super) fn ask_person(&mut self, task: TaskNumber, device: DeviceNumber, at: Timestamp) {
         let before = match self.live_upgrade(task, device) {
@@ -106,10 +124,13 @@ impl State {
         detail: Option<Arc<str>>,
         code: Option<i32>,
         at: Timestamp,
-        event: Event,
+        mut event: Event,
     ) {
         let failure = ending.failure_kind().map(|kind| Failure { kind, code });
         let task = self.task_entry(before.task).map(|entry| Arc::clone(entry.view.row()));
+        if let Some(task) = &task {
+            add_versions(&mut event, before, task);
+        }
         let again = task.filter(|task| !task.canceled).zip(failure).and_then(|(task, failure)| {
             rollout::next_attempt(task.policy.retry.as_ref(), (before.task, before.device), before.attempts, failure, at)
         });
@@ -190,6 +211,9 @@ impl State {
     pub(super) fn end_canceled(&mut self, before: &Upgrade, detail: &str, at: Timestamp) {
         let mut event = self.upgrade_event(EventKind::Result, before, UpgradeState::Canceled, at);
         event.extra.insert("detail".into(), detail.into());
+        if let Some(task) = self.task_entry(before.task).map(|entry| entry.view.row()) {
+            add_versions(&mut event, before, task);
+        }
         self.tell(event);
         let (state, detail) = (UpgradeState::Canceled, Some(detail.into()));
         let row = Upgrade { state, detail, updated_at: at, deadline: None, not_before: None, forced: false, ..before.clone() };
@@ -204,7 +228,6 @@ impl State {
         };
         let before = match self.run(task.number, device) {
             Some(Run::Finished(UpgradeState::Succeeded)) => return refuse(UpgradeState::Succeeded),
-            Some(Run::Finished(UpgradeState::Canceled)) if rules.strict => return refuse(UpgradeState::Canceled),
             Some(Run::Finished(_)) => self.blank_upgrade(task.number, device, at),
             Some(Run::Live(row)) if row.state == UpgradeState::Waiting && !rules.strict => Upgrade::clone(&row),
             Some(Run::Live(row)) => return refuse(row.state),
@@ -214,7 +237,10 @@ impl State {
         let detail = Some("retried by an operator".into());
         let row = Upgrade { attempts: 0, detail, updated_at: at, not_before: None, failure: None, ..before };
         self.put(Row::Upgrade(Arc::new(row)));
-        self.reopen(task.number);
+        // Where the schedule has ended, it can't begin: then the task stays finished.
+        if task.policy.schedule.end.is_none_or(|end| at < end) {
+            self.reopen(task.number);
+        }
         Ok(())
     }
 
@@ -239,6 +265,7 @@ impl State {
             detail: Some("forced by an operator".into()),
             updated_at: at,
             not_before: None,
+            failure: None,
             confirmed: true,
             forced: true,
             ..before
@@ -330,5 +357,12 @@ impl State {
             percent: Some(if state == UpgradeState::Succeeded { 100 } else { row.percent }),
             extra: Default::default(),
         }
+    }
+}
+
+/// A result says between which versions it was, for those who keep no books of their own.
+fn add_versions(event: &mut Event, row: &Upgrade, task: &Task) {
+    for (key, version) in [("from_version", &row.from_version), ("to_version", &task.target_version)] {
+        event.extra.entry(key.into()).or_insert_with(|| version.as_ref().into());
     }
 }

@@ -59,6 +59,11 @@ impl Oracle {
     /// What a check must be answered; an offer it can't name yet is "offer".
     fn check(&mut self, device: &str, version: &'static str, now: Timestamp) -> (String, Option<usize>) {
         self.devices.insert(device.into(), version);
+        for ((task, own), run) in &mut self.runs {
+            if own == device && matches!(run, Run::Waiting { .. }) && self.tasks[task].to == version {
+                *run = Run::Finished(UpgradeState::Succeeded);
+            }
+        }
         let held = self.runs.iter().find(|((_, own), run)| own == device && matches!(run, Run::Held { .. }));
         if let Some(((task, _), _)) = held {
             let task = &self.tasks[task];

@@ -98,13 +98,13 @@ fn a_threshold_pauses_at_the_very_result_that_reaches_it() {
             d2 report failed: counted
             d5 check 1.0: offer: 1.0 -> 2.0
             d3 report succeeded: counted
-            d6 check 1.0: offer: 1.0 -> 2.0
+            d6 check 1.0: wait: paused
             d4 report failed: counted
             d7 check 1.0: wait: paused
             d5 report succeeded: counted
             resume t1: started
             d7 check 1.0: offer: 1.0 -> 2.0
-            show t1: permits 2, offered 2, succeeded 2, failed 3; succeeded ever 2, at start 5
+            show t1: permits 1, offered 1, succeeded 2, failed 3; succeeded ever 2, at start 5
         "#]],
     );
 }
@@ -335,6 +335,110 @@ fn a_snapshot_is_finished_when_those_that_were_left_went_elsewhere() {
             events: task_created, task_started
             remove d2: done
             events: task_finished
+        "#]],
+    );
+}
+
+#[test]
+fn a_device_that_turns_up_with_the_target_while_it_waits_has_succeeded() {
+    check_fleet(
+        "tag d1 1.0 ring=a
+         tag d2 1.0 ring=a
+         task 1.0 -> 2.0 snapshot timeout=100 retry=3
+         start t1
+         d1 check 1.0
+         d2 check 1.0
+         pass 100
+         d1 check 2.0
+         show t1
+         tag d2 2.0 ring=a
+         show t1
+         events",
+        expect![[r#"
+            tag d1 1.0 ring=a: done
+            tag d2 1.0 ring=a: done
+            task 1.0 -> 2.0 snapshot timeout=100 retry=3: t1 stopped
+            start t1: started
+            d1 check 1.0: offer: 1.0 -> 2.0
+            d2 check 1.0: offer: 1.0 -> 2.0
+            pass 100: nothing due
+            d1 check 2.0: up to date
+            show t1: permits 0, waiting 1, succeeded 1; succeeded ever 1, at start 1
+            tag d2 2.0 ring=a: done
+            show t1: permits 0, succeeded 2; succeeded ever 2, at start 0
+            events: task_created, task_started, task_finished
+        "#]],
+    );
+}
+
+#[test]
+fn a_canceled_task_that_is_started_again_finishes_again() {
+    check_fleet(
+        "tag d1 1.0 ring=a
+         tag d2 1.0 ring=a
+         task 1.0 -> 2.0 snapshot
+         start t1
+         d1 check 1.0
+         cancel t1
+         events
+         start t1
+         d2 check 1.0
+         d2 report succeeded
+         events
+         cancel t1
+         events",
+        expect![[r#"
+            tag d1 1.0 ring=a: done
+            tag d2 1.0 ring=a: done
+            task 1.0 -> 2.0 snapshot: t1 stopped
+            start t1: started
+            d1 check 1.0: offer: 1.0 -> 2.0
+            cancel t1: stopped
+            events: task_created, task_started, task_stopped, task_finished
+            start t1: started
+            d2 check 1.0: offer: 1.0 -> 2.0
+            d2 report succeeded: counted
+            events: task_started, task_finished
+            cancel t1: stopped
+            events: task_stopped
+        "#]],
+    );
+}
+
+#[test]
+fn what_an_operator_forces_after_the_end_runs_before_the_task_is_finished_again() {
+    check_fleet(
+        "tag d1 1.0 ring=a
+         task 1.0 -> 2.0 ends=100
+         start t1
+         pass 100
+         events
+         retry t1 d1
+         force t1 d1
+         pass 1
+         events
+         d1 check 1.0
+         d1 report failed
+         events
+         retry t1 d1
+         d1 check 1.0
+         events",
+        expect![[r#"
+            tag d1 1.0 ring=a: done
+            task 1.0 -> 2.0 ends=100: t1 stopped
+            start t1: started
+            pass 100: nothing due
+            events: task_created, task_started, task_finished
+            retry t1 d1: no upgrade "d1" here
+            force t1 d1: done
+            pass 1: nothing due
+            events: 
+            d1 check 1.0: offer: 1.0 -> 2.0
+            d1 report failed: counted
+            events: task_finished
+            retry t1 d1: done
+            d1 check 1.0: no task
+            events: 
         "#]],
     );
 }

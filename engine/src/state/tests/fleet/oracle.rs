@@ -6,101 +6,30 @@
 //!
 //! It keeps one [`Run`] for each task and device and some sums, which it counts by itself. It looks at no state but its own.
 
+use super::ordered::{Again, Ended, Ordered, Run, Stage};
 use super::window::{Opening, opening};
 use crate::model::*;
 use crate::state::{Decision, WaitReason};
-use std::collections::{BTreeSet, VecDeque};
-
-/// One device's run of one task.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Run {
-    pub stage: Stage,
-    attempts: u32,
-    /// Offers that it had, over all its attempts.
-    pub offers: u32,
-    again: Option<Again>,
-    /// Its own delay after the start, once it was told.
-    pub delay_s: Option<u64>,
-    confirmed: bool,
-    forced: bool,
-    /// How its newest ended attempt went.
-    newest: Option<Ended>,
-    pub wave: usize,
-}
-
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) enum Stage {
-    #[default]
-    ToCome,
-    /// A person was asked.
-    Asked,
-    Held {
-        id: UpgradeId,
-        from: &'static str,
-        state: UpgradeState,
-        deadline: Option<Timestamp>,
-    },
-    Over(UpgradeState),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Ended {
-    Well,
-    Badly(FailureKind),
-}
-
-/// When a device that failed may try again. Its jitter is not known before it is told.
-#[derive(Clone, Copy, Debug)]
-struct Again {
-    earliest: Timestamp,
-    latest: Timestamp,
-}
-
-/// A task as it was ordered, and the oracle's own sums.
-#[derive(Debug)]
-pub(super) struct Ordered {
-    pub id: TaskId,
-    pub from: Vec<&'static str>,
-    pub to: &'static str,
-    pub rings: Option<Vec<u8>>,
-    /// Of a snapshot.
-    pub members: Option<Vec<bool>>,
-    pub policy: Policy,
-    pub status: TaskStatus,
-    pub approved: bool,
-    pub canceled: bool,
-    pub finished_at: Option<Timestamp>,
-    /// When it last became started.
-    began_at: Timestamp,
-    pub runs: Vec<Run>,
-    pub held: u64,
-    pub held_most: u64,
-    /// The seconds in which upgrades began, oldest first, of the last minute.
-    last_minute: VecDeque<u64>,
-    /// All of them, with how many.
-    pub starts: Vec<(u64, u64)>,
-    notified: u64,
-    pub succeeded: u64,
-    failures: [u64; 3],
-    pub wave_sizes: Vec<u64>,
-    pub wave_successes: Vec<u64>,
-    pub wave_open: usize,
-    waves_owed: u64,
-    stop_owed: Option<ThresholdAction>,
-    /// The results that had come when a threshold stopped it.
-    pub stopped_after: Vec<u64>,
-}
+use std::collections::BTreeSet;
 
 /// What the fleet's simulation is doing while events come.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Doing {
     Asking,
-    Reporting { device: usize, state: UpgradeState, code: Option<i32> },
+    Reporting {
+        device: usize,
+        state: UpgradeState,
+        code: Option<i32>,
+    },
     Ticking,
     /// An operator acts on the task.
-    Ordering { task: usize },
+    Ordering {
+        task: usize,
+    },
     /// An operator or a person acts on upgrades of the task.
-    Acting { task: usize },
+    Acting {
+        task: usize,
+    },
 }
 
 /// What a question may be answered.
@@ -108,8 +37,14 @@ pub(super) enum Doing {
 pub(super) enum Expected {
     Again(UpgradeId),
     /// This task is for it. Without a certain reason it is offered, unless a possible one is given.
-    Task { task: usize, certain: u16, possible: u16 },
-    Nothing { leads_here: bool },
+    Task {
+        task: usize,
+        certain: u16,
+        possible: u16,
+    },
+    Nothing {
+        leads_here: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -188,7 +123,7 @@ impl Oracle {
         sizes
     }
 
-    fn is_in_scope(&self, task: &Ordered, device: usize) -> bool {
+    pub(super) fn is_in_scope(&self, task: &Ordered, device: usize) -> bool {
         match &task.members {
             Some(members) => members.get(device).copied().unwrap_or(false),
             None => task.rings.as_ref().is_none_or(|rings| rings.contains(&self.devices[device].0)),
@@ -268,12 +203,12 @@ impl Oracle {
 
     fn begun_last_minute(&self, task: &Ordered) -> u64 {
         let second = self.now.as_seconds();
-        task.last_minute.iter().filter(|begun| **begun + 60 > second).count() as u64
+        task.starts.iter().rev().take_while(|(begun, _)| begun + 60 > second).map(|(_, count)| count).sum()
     }
 
     /// An answer has been given where `expected` was expected; events of it were seen before.
     pub(super) fn answered(&mut self, device: usize, expected: &Expected, decision: &Decision) {
-        let wrong = |oracle: &Self| -> ! { oracle.fault(&format!("d{device} is told {decision:?}, expected {expected:?}")) };
+        let wrong = |oracle: &Self| -> ! { oracle.fault(&format!("d{device}: expected {expected:?}, it is told {decision:?}")) };
         match (expected, decision) {
             (Expected::Again(id), Decision::Offer(offer)) if offer.id == Some(*id) => {}
             (Expected::Nothing { leads_here: true }, Decision::UpToDate) => {}
@@ -307,8 +242,12 @@ impl Oracle {
             (WaitReason::StartJitter, Opening::Since(since)) => {
                 let since = since.max(ordered.began_at);
                 let delay_s = (begins.0 - since.0) / 1000;
-                self.require(delay_s < jitter_s, || format!("d{device} begins {delay_s} s after the start; below {jitter_s} was asked"));
-                self.require(run.delay_s.is_none_or(|before| before == delay_s), || format!("d{device} has another delay than before"));
+                self.require(delay_s < jitter_s, || {
+                    format!("d{device} begins {delay_s} s after the start; below {jitter_s} was asked")
+                });
+                self.require(run.delay_s.is_none_or(|before| before == delay_s), || {
+                    format!("d{device} has another delay than before")
+                });
                 self.tasks[task].runs[device].delay_s = Some(delay_s);
             }
             (WaitReason::Schedule, Opening::At(opens)) => {
@@ -316,7 +255,9 @@ impl Oracle {
                 self.require(retry_after_s >= until_s.min(CUT_S), || format!("d{device} is sent to a closed window"));
                 if jitter_s > 0 && retry_after_s < CUT_S {
                     let delay_s = retry_after_s - until_s;
-                    self.require(delay_s < jitter_s, || format!("d{device} is told a delay of {delay_s} s; below {jitter_s} was asked"));
+                    self.require(delay_s < jitter_s, || {
+                        format!("d{device} is told a delay of {delay_s} s; below {jitter_s} was asked")
+                    });
                     self.require(run.delay_s.is_none_or(|before| before == delay_s), || format!("d{device} has another delay"));
                     self.tasks[task].runs[device].delay_s = Some(delay_s);
                 }
@@ -337,7 +278,9 @@ impl Oracle {
     pub(super) fn command_done(&self) {
         for (number, task) in self.tasks.iter().enumerate() {
             self.require(task.stop_owed.is_none(), || format!("task {number} has reached a threshold and goes on"));
-            self.require(task.waves_owed == 0, || format!("task {number} has reached the successes of a wave; the next isn't opened"));
+            self.require(task.waves_owed == 0, || {
+                format!("task {number} has reached the successes of a wave; the next isn't opened")
+            });
         }
     }
 
@@ -390,12 +333,6 @@ impl Oracle {
             Some((_, count)) => *count += 1,
             None => ordered.starts.push((second, 1)),
         }
-        if ordered.policy.rate.is_some() {
-            while ordered.last_minute.front().is_some_and(|begun| begun + 60 <= second) {
-                ordered.last_minute.pop_front();
-            }
-            ordered.last_minute.push_back(second);
-        }
         ordered.held += 1;
         ordered.held_most = ordered.held_most.max(ordered.held);
         self.held += 1;
@@ -426,7 +363,9 @@ impl Oracle {
         let timeout_s = u64::from(policy.timeout_s.unwrap_or(default_timeout_s));
         let run = &mut ordered.runs[device];
         match (&mut run.stage, doing, event.state) {
-            (stage @ Stage::ToCome, Doing::Asking, Some(UpgradeState::AwaitingConfirmation)) if !run.confirmed => *stage = Stage::Asked,
+            (stage @ Stage::ToCome, Doing::Asking, Some(UpgradeState::AwaitingConfirmation)) if !run.confirmed => {
+                *stage = Stage::Asked
+            }
             (Stage::Held { state, deadline, .. }, Doing::Reporting { device: by, state: said, .. }, Some(told))
                 if by == device && said == told =>
             {
@@ -474,7 +413,7 @@ impl Oracle {
         run.again = again.map(|(least_s, most_s)| Again { earliest: now.plus_seconds(least_s), latest: now.plus_seconds(most_s) });
         run.stage = if again.is_some() { Stage::ToCome } else { Stage::Over(state) };
         if ended.is_some() {
-            self.watch(task);
+            self.watch(task, ended == Some(Ended::Well));
             self.open_waves(task);
         }
     }
@@ -531,8 +470,8 @@ impl Oracle {
         Some((interval_s, interval_s + u64::from(retry.jitter_s)))
     }
 
-    /// A threshold is due at the very result that reaches it.
-    fn watch(&mut self, task: usize) {
+    /// A threshold is due at the very result that reaches it: a failure, or the success that makes up the minimum.
+    fn watch(&mut self, task: usize, after_success: bool) {
         let task = &mut self.tasks[task];
         if task.status == TaskStatus::Stopped {
             return;
@@ -540,6 +479,9 @@ impl Oracle {
         let all: u64 = task.failures.iter().sum();
         let results = task.succeeded + all;
         let reached = task.policy.thresholds.iter().filter(|threshold| {
+            if after_success && results != u64::from(threshold.minimum) {
+                return false;
+            }
             let failures = threshold.kind.map_or(all, |kind| task.failures[kind as usize]);
             failures > 0 && results >= u64::from(threshold.minimum) && failures * 100 >= results * u64::from(threshold.percent)
         });
@@ -563,6 +505,11 @@ impl Oracle {
             task.wave_open += 1;
             task.waves_owed += 1;
         }
+    }
+
+    /// What happened with the task's creation was not watched.
+    pub(super) fn forgive_waves(&mut self, task: usize) {
+        self.tasks[task].waves_owed = 0;
     }
 
     /// An operator opens the next wave.
@@ -673,38 +620,6 @@ impl Oracle {
             if let Some(member) = self.tasks[task].members.as_mut().and_then(|members| members.get_mut(device)) {
                 *member = false;
             }
-        }
-    }
-}
-
-impl Ordered {
-    pub(super) fn new(id: TaskId, from: Vec<&'static str>, to: &'static str, policy: Policy) -> Self {
-        Self {
-            id,
-            from,
-            to,
-            rings: None,
-            members: None,
-            policy,
-            status: TaskStatus::Stopped,
-            approved: false,
-            canceled: false,
-            finished_at: None,
-            began_at: Timestamp(0),
-            runs: Vec::new(),
-            held: 0,
-            held_most: 0,
-            last_minute: VecDeque::new(),
-            starts: Vec::new(),
-            notified: 0,
-            succeeded: 0,
-            failures: [0; 3],
-            wave_sizes: Vec::new(),
-            wave_successes: Vec::new(),
-            wave_open: 0,
-            waves_owed: 0,
-            stop_owed: None,
-            stopped_after: Vec::new(),
         }
     }
 }

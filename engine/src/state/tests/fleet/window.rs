@@ -19,7 +19,9 @@ pub(super) fn opening(schedule: &Schedule, now: Timestamp) -> Opening {
     let end_s = schedule.end.map_or(i64::MAX, |end| end.as_seconds() as i64);
     let now_s = now.as_seconds() as i64;
     let at = |second: i64| Timestamp::from_seconds(second as u64);
-    let Some(daily) = schedule.daily else {
+    // A window of the whole day never closes.
+    let closes = schedule.daily.filter(|daily| (daily.to_s + 1) % DAY_S as u32 != daily.from_s);
+    let Some(daily) = closes else {
         return match now_s {
             now_s if now_s >= end_s => Opening::Over,
             now_s if now_s >= start_s => Opening::Since(at(start_s)),

@@ -1,0 +1,201 @@
+//! What goes wrong, in this platform's numbers.
+//!
+//! | class | code | HTTP |
+//! |---|---|---|
+//! | a parameter is missing, malformed or out of its range | 24400 | 200 |
+//! | who calls, or in whose name, isn't let in | 24403 | 200 |
+//! | not here, or not the caller's | 24404 | 200 |
+//! | what the platform has a number for | 24601 to 24621 | 200 |
+//! | a bound of the operator's is reached, overload, a full or failed disk, a stop | 24500 | as it is elsewhere, with `Retry-After` |
+//! | no such path; no such method | 24404; 24400 | 404; 405 |
+
+use crate::auth::{AuthError, Forbidden};
+use crate::dialect::common::status as common;
+use crate::http::{BodyError, Request};
+use ::http::{Method, StatusCode};
+use sluicegate::{Conflict, Entity, Error};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(super) enum Code {
+    ParameterInvalid = 24_400,
+    Forbidden = 24_403,
+    NotFound = 24_404,
+    /// Ours. Come back later.
+    Internal = 24_500,
+    FirmwareVersionExists = 24_601,
+    FirmwareNameExists = 24_602,
+    /// The same firmware is being created by another call at this moment.
+    ConcurrentCreate = 24_603,
+    FirmwareInUse = 24_604,
+    FirmwareNotVerified = 24_610,
+    TotalNotAllowed = 24_611,
+    TooManyDeviceKeys = 24_612,
+    JobStarted = 24_615,
+    JobStopped = 24_616,
+    /// Tasks are canceled and retried while their job runs.
+    JobNotRunning = 24_617,
+    JobRunning = 24_618,
+    TaskNotCancelable = 24_620,
+    TaskNotRetryable = 24_621,
+}
+
+/// Why a call was refused: the code for the program, the message for the person.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) code: Code,
+    pub(super) message: String,
+    pub(super) http: StatusCode,
+    pub(super) retry_after_s: Option<u32>,
+}
+
+impl Failure {
+    pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), http: StatusCode::OK, retry_after_s: None }
+    }
+
+    pub(super) fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Code::ParameterInvalid, message)
+    }
+
+    pub(super) fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(Code::Forbidden, message)
+    }
+
+    /// A bug of ours.
+    pub(super) fn internal(message: impl Into<String>) -> Self {
+        Self { http: StatusCode::INTERNAL_SERVER_ERROR, ..Self::new(Code::Internal, message) }
+    }
+
+    pub(super) fn firmware_not_found() -> Self {
+        Self::new(Code::NotFound, "Firmware not found")
+    }
+
+    pub(super) fn job_not_found() -> Self {
+        Self::new(Code::NotFound, "Job not found")
+    }
+
+    /// Verification jobs name at most `max` devices.
+    pub(super) fn too_many_device_keys(max: u32) -> Self {
+        Self::new(Code::TooManyDeviceKeys, format!("Exceeded max verification deviceKeys, max[{max}]"))
+    }
+
+    pub(super) fn total_not_allowed() -> Self {
+        Self::new(Code::TotalNotAllowed, "upgradeScope type total is not allowed for verification task")
+    }
+
+    pub(super) fn no_route(request: &Request) -> Self {
+        let path: String = request.uri().path().chars().take(120).collect();
+        let message = format!("nothing answers {path} here; see docs/enos.md for what does");
+        Self { http: StatusCode::NOT_FOUND, ..Self::new(Code::NotFound, message) }
+    }
+
+    pub(super) fn wrong_method(method: &Method) -> Self {
+        let method: String = method.as_str().chars().take(40).collect();
+        let message = format!("actions are called by GET or POST, got {method}");
+        Self { http: StatusCode::METHOD_NOT_ALLOWED, ..Self::invalid(message) }
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        match &error {
+            Error::Invalid { .. } => Self::invalid(error.to_string()),
+            Error::NotFound { entity: Entity::Firmware | Entity::Image, .. } => Self::firmware_not_found(),
+            Error::NotFound { entity: Entity::Task, .. } => Self::job_not_found(),
+            Error::NotFound { .. } => Self::new(Code::NotFound, error.to_string()),
+            Error::Conflict { conflict, .. } => of_conflict(*conflict, &error),
+            _ => {
+                let status = common::status(&error);
+                let failure = Self::new(Code::Internal, error.to_string());
+                Self { http: status.http, retry_after_s: status.retry_after_s, ..failure }
+            }
+        }
+    }
+}
+
+/// The platform's words where it has some.
+fn of_conflict(conflict: Conflict, error: &Error) -> Failure {
+    match conflict {
+        Conflict::FirmwareVersion => Failure::new(Code::FirmwareVersionExists, error.to_string()),
+        Conflict::FirmwareName => Failure::new(Code::FirmwareNameExists, error.to_string()),
+        Conflict::InUse => Failure::new(Code::FirmwareInUse, error.to_string()),
+        Conflict::FirmwareUnverified => Failure::new(
+            Code::FirmwareNotVerified,
+            "Not allowed to create job as firmware is not verified while enable verification is switched on",
+        ),
+        Conflict::VerifyScope => Failure::total_not_allowed(),
+        Conflict::VerifyDevices => Failure::new(Code::TooManyDeviceKeys, error.to_string()),
+        Conflict::TaskStarted => Failure::new(Code::JobStarted, "The job has started"),
+        Conflict::TaskStopped => Failure::new(Code::JobStopped, "The job has stopped"),
+        Conflict::UpgradeBegun => Failure::new(Code::TaskNotCancelable, "Only init or published tasks can be canceled"),
+        Conflict::UpgradeNotFailed => Failure::new(Code::TaskNotRetryable, "Only failed tasks can be retried"),
+        Conflict::TaskName | Conflict::TaskStart | Conflict::State | Conflict::AppId => Failure::invalid(error.to_string()),
+    }
+}
+
+impl From<AuthError> for Failure {
+    fn from(error: AuthError) -> Self {
+        Self::forbidden(match error {
+            AuthError::Missing => {
+                "header apim-accesstoken is missing; get a token from the token service and send it in that header"
+            }
+            AuthError::Unknown => "the token in apim-accesstoken is not known here; get another from the token service",
+            AuthError::Expired => "the token in apim-accesstoken has expired; get another from the token service",
+        })
+    }
+}
+
+impl From<Forbidden> for Failure {
+    fn from(_: Forbidden) -> Self {
+        Self::forbidden("orgId names an organization that this token does not open; name the token's own")
+    }
+}
+
+impl From<BodyError> for Failure {
+    fn from(error: BodyError) -> Self {
+        Self::invalid(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_conflict_and_each_missing_entity_has_its_code() {
+        for (conflict, code) in [
+            (Conflict::FirmwareVersion, 24_601),
+            (Conflict::FirmwareName, 24_602),
+            (Conflict::InUse, 24_604),
+            (Conflict::FirmwareUnverified, 24_610),
+            (Conflict::VerifyScope, 24_611),
+            (Conflict::VerifyDevices, 24_612),
+            (Conflict::TaskStarted, 24_615),
+            (Conflict::TaskStopped, 24_616),
+            (Conflict::UpgradeBegun, 24_620),
+            (Conflict::UpgradeNotFailed, 24_621),
+            (Conflict::State, 24_400),
+        ] {
+            let failure = Failure::from(Error::conflict(conflict, "told"));
+            assert_eq!((failure.code as u32, failure.http), (code, StatusCode::OK), "{conflict:?}");
+        }
+        for entity in [Entity::Product, Entity::Device, Entity::Firmware, Entity::Task, Entity::Upgrade] {
+            let failure = Failure::from(Error::not_found(entity, "x"));
+            assert_eq!((failure.code, failure.http), (Code::NotFound, StatusCode::OK), "{entity}");
+        }
+    }
+
+    #[test]
+    fn what_is_ours_to_mend_is_told_by_the_http_status_too() {
+        for (error, http, returns) in [
+            (Error::Overloaded, 503, true),
+            (Error::Closed, 503, true),
+            (Error::LimitReached { what: "tasks", limit: 3 }, 507, false),
+        ] {
+            let failure = Failure::from(error);
+            assert_eq!((failure.code, failure.http.as_u16()), (Code::Internal, http));
+            assert_eq!(failure.retry_after_s.is_some(), returns);
+        }
+    }
+}
