@@ -70,18 +70,23 @@ fn the_newest_started_task_wins() {
 }
 
 #[test]
-fn a_second_task_with_the_same_start_is_refused() {
+fn several_tasks_may_start_from_one_version_and_the_newest_that_is_for_the_device_wins() {
     let server = TestServer::start();
     let admin = server.admin();
     let fleet = Fleet::new(&admin, "pump");
-    let path = fleet.start_task(&admin, json!({ "from_versions": ["1.0", "1.1"] }));
-    admin.post("/api/v1/tasks", &fleet.task_body(json!({ "from_versions": ["1.1"] }))).refused(409);
-    // Another start, or the same once the first is gone, is fine.
-    admin.post("/api/v1/tasks", &fleet.task_body(json!({ "from_versions": ["1.2"] }))).expect(201);
+    fleet.start_task(&admin, json!({ "from_versions": ["1.0", "1.1"] }));
+    let newer_image = upload(&admin, &image_bytes(5_000))["image"].as_str().unwrap().to_owned();
+    let newer = create_firmware(&admin, "pump", "3.0", &newer_image);
+    let part = json!({ "firmware_id": newer["id"], "scope": { "type": "devices", "devices": ["p-1"] } });
+    let path = fleet.start_task(&admin, part);
+    let [inside, outside] = ["p-1", "p-2"].map(|device_id| fleet.device(&admin, device_id));
+    assert_eq!(inside.check(&server, "1.0")["upgrade"]["target_version"], "3.0");
+    assert_eq!(outside.check(&server, "1.0")["upgrade"]["target_version"], "2.0");
+    // Once the newer one is gone, the older one is for both.
     admin.post(&format!("{path}/stop"), &json!({})).expect(200);
     admin.delete(&path).expect(204);
     admin.get(&path).refused(404);
-    admin.post("/api/v1/tasks", &fleet.task_body(json!({ "from_versions": ["1.1"] }))).expect(201);
+    assert_eq!(inside.check(&server, "1.0")["upgrade"]["target_version"], "2.0");
 }
 
 /// Registers three devices, and creates a task with the scope.

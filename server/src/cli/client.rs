@@ -55,6 +55,11 @@ pub(super) enum CallError {
 }
 
 impl CallError {
+    /// Nothing came back, whatever the server did.
+    pub(super) fn is_silence(&self) -> bool {
+        self.is_broken_connection() || matches!(self, Self::Silent { .. })
+    }
+
     /// The same call may go through on a new connection.
     pub(super) fn is_broken_connection(&self) -> bool {
         matches!(self, Self::Connect { .. } | Self::Broken { .. })
@@ -65,12 +70,19 @@ impl CallError {
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
+    /// When the same call may go through.
+    pub(super) retry_after: Option<Duration>,
     pub(super) body: Bytes,
 }
 
 impl Answer {
     pub(super) fn json(&self) -> Result<Value, CallError> {
         serde_json::from_slice(&self.body).map_err(|error| CallError::Answer(error.to_string()))
+    }
+
+    /// The server has no time or no room just now.
+    pub(super) fn is_passing(&self) -> bool {
+        matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::INSUFFICIENT_STORAGE | StatusCode::TOO_MANY_REQUESTS)
     }
 
     /// The same answer, if it is a good one.
@@ -170,7 +182,8 @@ impl Client {
         let exchange = async {
             let (head, body) = connection.send_request(request).await.map_err(broken)?.into_parts();
             let body = body.collect().await.map_err(broken)?.to_bytes();
-            Ok::<_, CallError>(Answer { status: head.status, body })
+            let seconds = head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+            Ok::<_, CallError>(Answer { status: head.status, retry_after: seconds.map(Duration::from_secs), body })
         };
         let answer = if is_upload {
             exchange.await?

@@ -8,6 +8,7 @@ mod device;
 mod duration;
 mod firmware;
 mod guide;
+mod import;
 mod serve;
 mod status;
 mod table;
@@ -38,10 +39,10 @@ enum Command {
     /// Bring firmware to a server
     #[command(subcommand)]
     Firmware(firmware::Command),
-    /// Bring devices to a server
+    /// Bring devices to a server, and ask why one stands where it stands
     #[command(subcommand)]
     Device(device::Command),
-    /// Look at tasks, start and stop them
+    /// Look at tasks and steer them
     #[command(subcommand)]
     Task(task::Command),
     /// How a server is, in a few lines
@@ -159,6 +160,14 @@ mod tests {
             "task show 5ee1a910000000070000002a",
             "task start 5ee1a910000000070000002a",
             "task stop 5ee1a910000000070000002a",
+            "task pause 5ee1a910000000070000002a",
+            "task resume 5ee1a910000000070000002a",
+            "task approve 5ee1a910000000070000002a",
+            "task cancel 5ee1a910000000070000002a --json",
+            "task open-wave 5ee1a910000000070000002a",
+            "device import FILE.ndjson --from-line 1001 --json",
+            "device explain D --product P",
+            "device explain D --product P --type 2 --identify 1 --json",
             "status --json",
             "verify --data DIR --json",
         ] {

@@ -1,4 +1,4 @@
-//! `task list|show|start|stop`: the operator's everyday work.
+//! `task list|show|start|stop|…`: the operator's everyday work.
 
 use super::client::{CallError, Client, ServerArguments, Upload, block_on, encode};
 use super::{Failure, print, print_json, table};
@@ -10,12 +10,22 @@ use serde_json::{Value, json};
 pub(super) enum Command {
     /// Every task, newest first
     List(List),
-    /// One task with its counts
+    /// One task with its counts and where it is heading
     Show(One),
     /// Let a task offer
     Start(One),
     /// Let a task offer no more; upgrades that run go on
     Stop(One),
+    /// Let a task begin nothing new until it is resumed; upgrades that run go on
+    Pause(One),
+    /// Let a paused task go on
+    Resume(One),
+    /// Say yes to a task that needs an approval
+    Approve(One),
+    /// Stop a task and take back everything unfinished
+    Cancel(One),
+    /// Open a task's next wave, whatever the one before has reached
+    OpenWave(One),
 }
 
 #[derive(Debug, Args)]
@@ -45,16 +55,26 @@ struct Common {
 }
 
 pub(super) fn run(command: &Command) -> Result<(), Failure> {
-    let (common, work) = match command {
+    let (one, verb) = match command {
         Command::List(list) => return block_on(list.run()),
-        Command::Show(one) => (&one.common, (Method::GET, format!("/api/v1/tasks/{}", encode(&one.id)))),
-        Command::Start(one) => (&one.common, (Method::POST, format!("/api/v1/tasks/{}/start", encode(&one.id)))),
-        Command::Stop(one) => (&one.common, (Method::POST, format!("/api/v1/tasks/{}/stop", encode(&one.id)))),
+        Command::Show(one) => (one, None),
+        Command::Start(one) => (one, Some("start")),
+        Command::Stop(one) => (one, Some("stop")),
+        Command::Pause(one) => (one, Some("pause")),
+        Command::Resume(one) => (one, Some("resume")),
+        Command::Approve(one) => (one, Some("approve")),
+        Command::Cancel(one) => (one, Some("cancel")),
+        Command::OpenWave(one) => (one, Some("open-wave")),
+    };
+    let common = &one.common;
+    let path = format!("/api/v1/tasks/{}", encode(&one.id));
+    let (method, path) = match verb {
+        None => (Method::GET, path),
+        Some(verb) => (Method::POST, format!("{path}/{verb}")),
     };
     block_on(async {
         let mut client = Client::new(&common.server)?;
         client.require_token()?;
-        let (method, path) = work;
         let task = client.call(method, &path, Upload::empty(), &[]).await?.accepted()?.json()?;
         if common.json {
             print_json(&task)
@@ -124,17 +144,55 @@ pub(super) fn overview(tasks: &[Value]) -> String {
 }
 
 fn details(task: &Value) -> String {
-    let mut rows: Vec<Vec<String>> = ["id", "name", "product_id", "type", "identify", "from_versions", "target_version", "status"]
+    let mut rows: Vec<Vec<String>> = ["id", "name", "product_id", "type", "identify", "kind", "from_versions", "target_version"]
         .iter()
         .filter(|key| task.get(**key).is_some_and(|value| !value.is_null()))
         .map(|key| vec![(*key).to_owned(), text(task, key)])
         .collect();
-    rows.push(vec!["permits".to_owned(), format!("{} of {}", text(task, "permits_held"), bound(task))]);
+    let mut add = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
+    add("status", status(task));
+    add("permits", format!("{} of {}", text(task, "permits_held"), bound(task)));
     if let Some(counts) = task.get("counts").and_then(Value::as_object) {
-        let some = counts.iter().filter(|(_, count)| count.as_u64() != Some(0));
-        rows.extend(some.map(|(state, count)| vec![state.clone(), count.to_string()]));
+        counts.iter().filter(|(_, count)| count.as_u64() != Some(0)).for_each(|(state, count)| add(state, count.to_string()));
+    }
+    if let Some(outlook) = task.get("outlook") {
+        add("to come", text(outlook, "to_come"));
+        if let Some(rate) = outlook.get("rate_per_minute").and_then(Value::as_u64) {
+            add("rate", format!("{rate} a minute, {} in the last one", text(outlook, "begun_last_minute")));
+        }
+        for (place, wave) in outlook.get("waves").and_then(Value::as_array).into_iter().flatten().enumerate() {
+            add(&format!("wave {}", place + 1), wave_line(wave));
+        }
+        for (key, name) in [("first_offered_at", "first offer"), ("estimated_end", "estimated end")] {
+            if let Some(time) = outlook.get(key).and_then(Value::as_str) {
+                add(name, time.to_owned());
+            }
+        }
+    }
+    if let Some(time) = task.get("finished_at").and_then(Value::as_str) {
+        add("finished", time.to_owned());
     }
     table::table(&["FIELD", "VALUE"], &rows)
+}
+
+/// The status, with what a person has to know beside it.
+fn status(task: &Value) -> String {
+    let is = |key: &str| task.get(key).and_then(Value::as_bool).unwrap_or_default();
+    let mut status = text(task, "status");
+    if is("canceled") {
+        status.push_str(", canceled");
+    }
+    if is("approval") {
+        status.push_str(if is("approved") { ", approved" } else { ", waits for an approval" });
+    }
+    status
+}
+
+fn wave_line(wave: &Value) -> String {
+    let is_open = wave.get("open").and_then(Value::as_bool).unwrap_or_default();
+    let (devices, succeeded, needed) = (text(wave, "devices"), text(wave, "succeeded"), text(wave, "successes_needed"));
+    let state = if is_open { "open" } else { "closed" };
+    format!("{state}, {succeeded} of {devices} succeeded, {needed} needed")
 }
 
 fn bound(task: &Value) -> String {
@@ -172,5 +230,40 @@ mod tests {
             t1    -     p        1/0   1.0,1.1 → 2.0  started  3 of 5   7     0"]]
         .assert_eq(&overview(std::slice::from_ref(&task)));
         assert!(details(&task).contains("succeeded       7") && !details(&task).contains("failed"));
+    }
+
+    #[test]
+    fn a_task_shows_where_it_is_heading() {
+        let task = json!({
+            "id": "t1", "product_id": "p", "type": 1, "identify": 0, "kind": "upgrade", "from_versions": ["1.0"],
+            "target_version": "2.0", "status": "paused", "approval": true, "approved": false, "canceled": false,
+            "permits_held": 3, "maximum_concurrency": 5, "counts": { "succeeded": 7 }, "finished_at": null,
+            "outlook": {
+                "to_come": 90, "failures": { "failed": 1, "rejected": 0, "timed_out": 0 }, "rate_per_minute": 60,
+                "begun_last_minute": 12, "first_offered_at": "2027-03-01T08:15:30.120Z", "estimated_end": null,
+                "waves": [
+                    { "devices": 10, "succeeded": 7, "successes_needed": 9, "open": true },
+                    { "devices": 90, "succeeded": 0, "successes_needed": 81, "open": false },
+                ],
+            },
+        });
+        expect_test::expect![[r"
+            FIELD           VALUE
+            id              t1
+            product_id      p
+            type            1
+            identify        0
+            kind            upgrade
+            from_versions   1.0
+            target_version  2.0
+            status          paused, waits for an approval
+            permits         3 of 5
+            succeeded       7
+            to come         90
+            rate            60 a minute, 12 in the last one
+            wave 1          open, 7 of 10 succeeded, 9 needed
+            wave 2          closed, 0 of 90 succeeded, 81 needed
+            first offer     2027-03-01T08:15:30.120Z"]]
+        .assert_eq(&details(&task));
     }
 }

@@ -5,6 +5,7 @@
 //! | products, devices, firmware, tasks, images, tokens, applications | yes | may look | 403 |
 //! | check | previews | previews | itself alone |
 //! | report | admin | 403 | itself alone |
+//! | confirm, decline an upgrade | yes | itself alone | itself alone |
 //! | events | yes | yes | 403 |
 //! | image by token | yes | yes | yes, but for an activation code |
 //!
@@ -79,11 +80,25 @@ pub(super) fn onlooker_of_device(
     Ok(caller)
 }
 
+/// Whoever manages the organization, or whoever stands in front of a device with a token of that very device. Which one, is for
+/// [`may_open_device`] to look at.
+pub(super) fn operator_or_device(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Failure> {
+    let caller = caller(app, headers, now)?;
+    if caller.can_operate() || caller.is_bound_to_device() {
+        return Ok(caller);
+    }
+    Err(Failure::forbidden(format!(
+        "this call needs an operator's token or one of the very device, got a {}'s that names no device",
+        caller.role.name()
+    )))
+}
+
 fn operator_of_something(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Failure> {
     let caller = caller(app, headers, now)?;
     if !caller.can_operate() {
         return Err(Failure::forbidden(format!("this call needs an operator's token, got a {}'s", caller.role.name())));
     }
+    app.fair_use.call(&caller)?;
     Ok(caller)
 }
 
@@ -94,6 +109,7 @@ fn onlooker_of_something(app: &App, headers: &HeaderMap, now: Timestamp) -> Resu
             "this call needs a user's or an operator's token, got a device's; devices check and report",
         ));
     }
+    app.fair_use.call(&caller)?;
     Ok(caller)
 }
 

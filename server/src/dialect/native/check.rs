@@ -75,11 +75,11 @@ pub(super) async fn report(app: &App, request: Request) -> Answer {
     let told: ReportBody<'_> = decode::parse(&body)?;
     access::may_open_device(&caller, &told.product_id, &told.device_id)?;
     let organization = access::organization(app, &caller, &Query::parse(parts.uri.query())?)?;
-    let (state, percent) = (told.state()?, told.percent()?);
+    let (state, percent, code) = (told.state()?, told.percent()?, told.code());
     // A text that is no id names an upgrade that isn't there.
     let upgrade: UpgradeId = told.upgrade_id.parse().map_err(|_| Error::not_found(Entity::Upgrade, &told.upgrade_id))?;
     let device = DeviceRef { organization: &organization, product_id: &told.product_id, device_id: &told.device_id }.to_owned();
-    app.engine.report(Report { device, upgrade, state, percent, detail: told.detail }, now).await?;
+    app.engine.report(Report { device, upgrade, state, percent, detail: told.detail, code }, now).await?;
     Ok(json_bytes(StatusCode::OK, Bytes::from_static(b"{}")))
 }
 

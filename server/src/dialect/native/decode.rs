@@ -3,12 +3,12 @@
 //! The ranges of values belong to the engine; here only what JSON can't say for itself is checked. An explicit `null` is absent.
 
 use super::failure::{Failure, shortened};
-use super::whole::{ComponentType, Whole};
+use super::whole::{ComponentType, Signed, Whole};
 use ::http::StatusCode;
 use serde::Deserialize;
 use serde_json::Value;
-use sluicegate::NewDevice;
-use sluicegate::model::{Component, DeviceDetails, FileType, ReportedState, Role};
+use sluicegate::model::{Component, DeviceDetails, FileType, ReportedState, Role, Verification};
+use sluicegate::{NewDevice, VERIFY_DEVICES_MAX};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -77,6 +77,8 @@ pub(super) struct ReportBody<'a> {
     state: Cow<'a, str>,
     percent: Option<Whole<u8>>,
     pub(super) detail: Option<String>,
+    /// What the device calls this failure; a retry policy may go by it.
+    code: Option<Signed>,
 }
 
 impl ReportBody<'_> {
@@ -92,6 +94,11 @@ impl ReportBody<'_> {
             Some(Whole(percent)) if percent > 100 => Err(Failure::invalid(format!("percent is {percent}; give 0 to 100"))),
             percent => Ok(percent.map(|Whole(percent)| percent)),
         }
+    }
+
+    /// A code beside any other state says nothing of a failure, and is no reason to refuse what else was told.
+    pub(super) fn code(&self) -> Option<i32> {
+        self.code.map(|code| code.0)
     }
 }
 
@@ -191,9 +198,26 @@ pub(super) struct FirmwareBody {
     pub(super) manufacturer: Option<String>,
     pub(super) device_type: Option<String>,
     file_type: Option<String>,
+    verification: Option<VerificationBody>,
+}
+
+/// A slip of the pen in here would release firmware too early.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VerificationBody {
+    devices_max: Option<Whole<u32>>,
+    successes_min: Option<Whole<u32>>,
 }
 
 impl FirmwareBody {
+    /// Where it is asked for without figures: on as many devices as a verify task may name by itself, and one success.
+    pub(super) fn verification(&self) -> Option<Verification> {
+        self.verification.as_ref().map(|body| Verification {
+            devices_max: body.devices_max.map_or(VERIFY_DEVICES_MAX, |value| value.0),
+            successes_min: body.successes_min.map_or(1, |value| value.0),
+        })
+    }
+
     pub(super) fn file_type(&self) -> Result<FileType, Failure> {
         match self.file_type.as_deref() {
             None | Some("softwarePackage") => Ok(FileType::SoftwarePackage),

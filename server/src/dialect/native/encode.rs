@@ -5,8 +5,8 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use sluicegate::model::{
-    Artifact, Component, Device, Event, FileType, Firmware, FirmwareId, Image, Product, StateCounts, TaskId, Timestamp, Upgrade,
-    UpgradeId,
+    Artifact, Component, Device, Event, FileType, Firmware, FirmwareId, Image, Product, StateCounts, Task, TaskId, Timestamp,
+    Upgrade, UpgradeId, UpgradeState, Verification,
 };
 use sluicegate::{DeviceInfo, Offer};
 use std::collections::BTreeMap;
@@ -204,6 +204,9 @@ pub(super) struct FirmwareShown<'a> {
     size: u64,
     md5: &'a str,
     sha256: Option<&'a str>,
+    /// What has to be shown before an upgrade task may lead to it.
+    verification: Option<VerificationShown>,
+    verified_at: Option<Time>,
     /// Of a file that lies elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     url: Option<&'a str>,
@@ -231,9 +234,23 @@ impl<'a> FirmwareShown<'a> {
             size: artifact.size,
             md5: &artifact.md5,
             sha256: artifact.sha256.as_deref(),
+            verification: firmware.verification.map(VerificationShown::new),
+            verified_at: firmware.verified_at.map(Time),
             url: artifact.url.as_deref().filter(|_| artifact.image.is_none()),
             created_at: Time(firmware.created_at),
         }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct VerificationShown {
+    devices_max: u32,
+    successes_min: u32,
+}
+
+impl VerificationShown {
+    fn new(Verification { devices_max, successes_min }: Verification) -> Self {
+        Self { devices_max, successes_min }
     }
 }
 
@@ -264,20 +281,40 @@ pub(super) struct UpgradeShown<'a> {
 }
 
 impl<'a> UpgradeShown<'a> {
-    pub(super) fn new(upgrade: &'a Upgrade, device_id: &'a str) -> Self {
+    /// `reason`: why it stands there, where neither the device nor an operator said anything.
+    pub(super) fn new(upgrade: &'a Upgrade, device_id: &'a str, reason: Option<&'a str>) -> Self {
         Self {
             device_id,
             id: upgrade.id().map(Id),
             state: upgrade.state.name(),
             attempts: upgrade.attempts,
             percent: upgrade.percent,
-            reason: upgrade.detail.as_deref(),
+            reason: upgrade.detail.as_deref().or(reason),
             from_version: &upgrade.from_version,
             created_at: Time(upgrade.created_at),
             updated_at: Time(upgrade.updated_at),
             offered_at: upgrade.offered_at.map(Time),
             deadline: upgrade.deadline.map(Time),
             not_before: upgrade.not_before.map(Time),
+        }
+    }
+
+    /// The row of a device that was never offered the task: waiting since both of them are there.
+    pub(super) fn implied(device: &'a Device, task: &'a Task, reason: Option<&'a str>) -> Self {
+        let since = Time(task.created_at.max(device.created_at));
+        Self {
+            device_id: &device.id,
+            id: None,
+            state: UpgradeState::Waiting.name(),
+            attempts: 0,
+            percent: 0,
+            reason,
+            from_version: device.version(task.component).map(|version| &**version).unwrap_or_default(),
+            created_at: since,
+            updated_at: since,
+            offered_at: None,
+            deadline: None,
+            not_before: None,
         }
     }
 }
@@ -365,7 +402,7 @@ impl Serialize for EventShown<'_> {
 mod tests {
     use super::*;
     use serde_json::json;
-    use sluicegate::model::{DeviceDetails, DeviceNumber, EventKind, Installed, ProductNumber, TaskNumber, UpgradeState};
+    use sluicegate::model::{DeviceDetails, DeviceNumber, EventKind, Installed, ProductNumber, TaskNumber};
     use std::sync::Arc;
 
     fn shown(value: &impl Serialize) -> Value {

@@ -4,6 +4,8 @@
 
 use super::uploads::UPLOAD_OFFSET;
 use crate::auth::{AuthError, Forbidden};
+use crate::dialect::common::check::CheckRefused;
+use crate::dialect::common::limiter::Exceeded;
 use crate::dialect::common::status;
 use crate::dialect::common::upload::UploadError;
 use crate::http::path::PathError;
@@ -102,6 +104,28 @@ impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let status = status::status(&error);
         Self { retry_after_s: status.retry_after_s, ..Self::new(status.http, status.code, error.to_string()) }
+    }
+}
+
+impl From<Exceeded> for Failure {
+    fn from(exceeded: Exceeded) -> Self {
+        let seconds = exceeded.retry_after_s;
+        let message = format!(
+            "too many calls within a minute; come back in {seconds} s, or have the operator raise [limits] calls_per_minute"
+        );
+        Self { retry_after_s: Some(seconds), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_calls", message) }
+    }
+}
+
+impl From<CheckRefused> for Failure {
+    fn from(refused: CheckRefused) -> Self {
+        match refused {
+            CheckRefused::Engine(error) => error.into(),
+            CheckRefused::TooOften(Exceeded { retry_after_s }) => {
+                let message = format!("this device asks too often; ask again in {retry_after_s} s");
+                Self { retry_after_s: Some(retry_after_s), ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_checks", message) }
+            }
+        }
     }
 }
 

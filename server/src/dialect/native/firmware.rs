@@ -46,6 +46,7 @@ pub(super) async fn create(app: &App, request: Request) -> Answer {
     let (_, body) = body_of(app, request).await?;
     let body: FirmwareBody = decode::parse(&body)?;
     access::may_open_product(&caller, &body.product_id)?;
+    let verification = body.verification();
     let new = NewFirmware {
         organization: organization.to_string(),
         component: decode::component(body.component_type, body.identify),
@@ -59,6 +60,8 @@ pub(super) async fn create(app: &App, request: Request) -> Answer {
         manufacturer: body.manufacturer,
         device_type: body.device_type,
         annotations: BTreeMap::new(),
+        verification,
+        unique_name: false,
     };
     let row = app.engine.create_firmware(new, app.registers(), now).await?;
     let (row, product) = find(app, &caller, &organization, row.id).await?;

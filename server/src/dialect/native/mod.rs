@@ -1,13 +1,15 @@
 //! The native API: `/api/v1`, and at the root signed image links, metrics, health and the description of it all.
 //!
-//! - [`decode`]: JSON → what is wanted, every field checked; [`encode`]: the engine's rows → JSON; [`task_json`]: both, for tasks;
+//! - [`decode`]: JSON → what is wanted, every field checked; [`encode`]: the engine's rows → JSON; [`task_json`] and [`policy_json`]:
+//!   both, for tasks; [`outlook`]: where a task is heading; [`whole`]: numbers;
 //! - [`access`]: who may call what; [`failure`]: why not, as `{"error":{"code","message"}}`; [`page`]: lists and their cursors;
 //! - one file per group of calls: [`products`], [`images`] (in pieces: [`uploads`]), [`firmware`], [`devices`] (many at once: [`import`]), [`tokens`],
-//!   [`tasks`], [`upgrades`], [`check`], [`events`], [`root`].
+//!   [`tasks`], [`upgrades`], [`explanation`], [`check`], [`events`] (to receivers: [`subscriptions`]), [`root`].
 //!
 //! Calls are written down in `openapi.json`, which is served as it stands, and in `docs/api.md`.
 //!
-//! Unknown fields are ignored, except where a slip of the pen would widen what is asked for: in tasks and tokens they are refused.
+//! Unknown fields are ignored, except where a slip of the pen would widen what is asked for: in tasks and everything within them, in
+//! tokens and in a firmware's verification they are refused.
 
 mod access;
 mod check;
@@ -15,13 +17,17 @@ mod decode;
 mod devices;
 mod encode;
 mod events;
+mod explanation;
 mod failure;
 mod firmware;
 mod images;
 mod import;
+mod outlook;
 mod page;
+mod policy_json;
 mod products;
 mod root;
+mod subscriptions;
 mod task_json;
 mod tasks;
 mod tokens;
@@ -36,8 +42,8 @@ use ::http::Method;
 use ::http::request::Parts;
 use bytes::Bytes;
 use failure::Failure;
-use sluicegate::TaskAction;
 use std::sync::Arc;
+pub use subscriptions::EventFormat;
 
 type Answer = Result<Reply, Failure>;
 
@@ -95,6 +101,10 @@ async fn route_call(app: &Arc<App>, request: Request, path: &[&str]) -> Answer {
             "DELETE" => devices::delete(app, request, product, device).await,
             _ => wrong_method("GET, HEAD, PUT, DELETE"),
         },
+        ["products", product, "devices", device, "explanation"] => match method {
+            "GET" => explanation::get(app, request, product, device).await,
+            _ => wrong_method("GET, HEAD"),
+        },
         ["devices"] => match method {
             "POST" => import::import(app, request).await,
             _ => wrong_method("POST"),
@@ -142,6 +152,15 @@ async fn route_call(app: &Arc<App>, request: Request, path: &[&str]) -> Answer {
             "DELETE" => tokens::delete_app(app, request, id).await,
             _ => wrong_method("DELETE"),
         },
+        ["subscriptions"] => match method {
+            "GET" => subscriptions::list(app, request).await,
+            "POST" => subscriptions::create(app, request).await,
+            _ => wrong_method("GET, HEAD, POST"),
+        },
+        ["subscriptions", id] => match method {
+            "DELETE" => subscriptions::delete(app, request, id).await,
+            _ => wrong_method("DELETE"),
+        },
         ["tasks", of_tasks @ ..] => route_tasks(app, request, method, of_tasks).await,
         ["check" | "report"] => wrong_method("POST"),
         ["events"] => match method {
@@ -168,24 +187,16 @@ async fn route_tasks(app: &Arc<App>, request: Request, method: &str, path: &[&st
             "GET" => upgrades::list(app, request, id).await,
             _ => wrong_method("GET, HEAD"),
         },
-        [id, "upgrades", device, verb @ ("cancel" | "retry")] => match method {
-            "POST" if *verb == "cancel" => upgrades::cancel(app, request, id, device).await,
-            "POST" => upgrades::retry(app, request, id, device).await,
+        [id, "upgrades", device, verb] => match (upgrades::action(verb), method) {
+            (None, _) => Err(Failure::no_route(&request)),
+            (Some(action), "POST") => upgrades::act(app, request, id, device, action).await,
             _ => wrong_method("POST"),
         },
-        [id, verb] => {
-            let action = match *verb {
-                "start" => TaskAction::Start,
-                "stop" => TaskAction::Stop,
-                "pause" => TaskAction::Pause,
-                "resume" => TaskAction::Resume,
-                _ => return Err(Failure::no_route(&request)),
-            };
-            match method {
-                "POST" => tasks::act(app, request, id, action).await,
-                _ => wrong_method("POST"),
-            }
-        }
+        [id, verb] => match (tasks::action(verb), method) {
+            (None, _) => Err(Failure::no_route(&request)),
+            (Some(action), "POST") => tasks::act(app, request, id, action).await,
+            _ => wrong_method("POST"),
+        },
         _ => Err(Failure::no_route(&request)),
     }
 }

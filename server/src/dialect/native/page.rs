@@ -102,6 +102,16 @@ pub(super) fn page<'a, T, S: Serialize>(
     shown: impl Fn(&'a T) -> S,
     cursor: impl Fn(&T) -> String,
 ) -> Result<Reply, Failure> {
+    page_without_gaps(wanted, items, |item| Some(shown(item)), cursor)
+}
+
+/// The same for a list in which some places turn out to be empty: those aren't shown, and the next page begins after them all the same.
+pub(super) fn page_without_gaps<'a, T, S: Serialize>(
+    wanted: &Wanted,
+    items: &'a [T],
+    shown: impl Fn(&'a T) -> Option<S>,
+    cursor: impl Fn(&T) -> String,
+) -> Result<Reply, Failure> {
     page_of(wanted.limit, PAGE_BYTES_MAX, items, shown, cursor).map(|text| json_bytes(StatusCode::OK, Bytes::from(text))).map_err(
         |error| {
             tracing::error!(%error, "a list could not be written as JSON");
@@ -114,23 +124,25 @@ fn page_of<'a, T, S: Serialize>(
     limit: usize,
     bytes_max: usize,
     items: &'a [T],
-    shown: impl Fn(&'a T) -> S,
+    shown: impl Fn(&'a T) -> Option<S>,
     cursor: impl Fn(&T) -> String,
 ) -> Result<Vec<u8>, serde_json::Error> {
     let mut text = Vec::with_capacity(1024);
     text.extend_from_slice(b"{\"items\":[");
+    let begin = text.len();
     let mut last = None;
     let mut count = 0;
     for item in items.iter().take(limit) {
         if text.len() > bytes_max {
             break;
         }
-        if count > 0 {
-            text.push(b',');
-        }
-        serde_json::to_writer(&mut text, &shown(item))?;
         last = Some(item);
         count += 1;
+        let Some(shown) = shown(item) else { continue };
+        if text.len() > begin {
+            text.push(b',');
+        }
+        serde_json::to_writer(&mut text, &shown)?;
     }
     text.extend_from_slice(b"],\"cursor\":");
     let next = last.filter(|_| count < items.len()).map(cursor);
@@ -148,7 +160,10 @@ mod tests {
     }
 
     fn page_text(limit: usize, bytes_max: usize, items: &[u32]) -> String {
-        String::from_utf8(page_of(limit, bytes_max, items, |item| *item, |item| Kind::Tasks.at_number(*item)).unwrap()).unwrap()
+        String::from_utf8(
+            page_of(limit, bytes_max, items, |item| (*item > 0).then_some(*item), |item| Kind::Tasks.at_number(*item)).unwrap(),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -179,6 +194,13 @@ mod tests {
         assert_eq!(page_text(2, 1_000, &[5, 6, 7]), r#"{"items":[5,6],"cursor":"t00000006"}"#);
         assert_eq!(page_text(2, 1_000, &[5, 6]), r#"{"items":[5,6],"cursor":null}"#);
         assert_eq!(page_text(2, 1_000, &[]), r#"{"items":[],"cursor":null}"#);
+    }
+
+    #[test]
+    fn an_empty_place_is_not_shown_and_the_list_goes_on_behind_it() {
+        assert_eq!(page_text(2, 1_000, &[0, 6, 7]), r#"{"items":[6],"cursor":"t00000006"}"#);
+        assert_eq!(page_text(1, 1_000, &[0, 6]), r#"{"items":[],"cursor":"t00000000"}"#);
+        assert_eq!(page_text(3, 1_000, &[5, 0, 7]), r#"{"items":[5,7],"cursor":null}"#);
     }
 
     #[test]

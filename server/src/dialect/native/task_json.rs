@@ -1,18 +1,19 @@
-//! A task as JSON, in and out. What is shown can be sent to create its like (without what the server adds).
+//! A task as JSON, in and out: what it is for and its scope; its policies are in [`policy_json`](super::policy_json). What is shown can
+//! be sent to create its like (without what the server adds).
 //!
 //! Unknown fields are refused wherever they stand, with their name: an overlooked slip in a scope would widen a rollout.
 
 use super::decode::{component, json_text};
 use super::encode::{Attribute, ComponentShown, Counts, Id, Time};
-use super::failure::{Failure, shortened};
+use super::failure::Failure;
 use super::firmware;
+use super::outlook::LiveShown;
+use super::policy_json::{RateBody, RetryBody, ScheduleBody, ScheduleShown, ThresholdBody, TimeoutFromWord, WaveBody};
 use super::whole::{ComponentType, Whole};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sluicegate::model::{
-    AssetTree, Daily, FirmwareId, Policy, Retry, Schedule, Scope, Selector, TaskId, TaskKind, TaskMode, Timestamp,
-};
-use sluicegate::{NewTask, TaskInfo, TaskTarget};
+use sluicegate::model::{AssetTree, FirmwareId, Policy, Schedule, Scope, Selector, TaskId, TaskKind, TaskMode, TimeoutFrom};
+use sluicegate::{NewTask, TaskInfo, TaskOutlook, TaskTarget};
 use std::collections::BTreeMap;
 
 /// `POST /tasks`.
@@ -33,8 +34,15 @@ pub(super) struct TaskBody {
     policy: Option<PolicyWord>,
     schedule: Option<ScheduleBody>,
     timeout_s: Option<Whole<u32>>,
+    timeout_from: Option<TimeoutFromWord>,
     retry: Option<RetryBody>,
     maximum_concurrency: Option<Whole<u32>>,
+    rate: Option<RateBody>,
+    waves: Option<Vec<WaveBody>>,
+    start_jitter_s: Option<Whole<u32>>,
+    thresholds: Option<Vec<ThresholdBody>>,
+    approval: Option<bool>,
+    confirmation: Option<bool>,
     repeat_after_success: Option<bool>,
 }
 
@@ -120,44 +128,6 @@ struct AssetTreeBody {
     nodes: Option<Vec<Box<str>>>,
 }
 
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ScheduleBody {
-    start: Option<TimeBody>,
-    end: Option<TimeBody>,
-    daily: Option<DailyBody>,
-    utc_offset_minutes: Option<i16>,
-}
-
-/// RFC 3339, or milliseconds since 1970.
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a time as in 2027-03-01T02:00:00Z, or milliseconds since 1970")]
-enum TimeBody {
-    Milliseconds(u64),
-    Text(String),
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DailyBody {
-    from: TimeOfDayBody,
-    to: TimeOfDayBody,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged, expecting = "expected a time of day as in 22:30 or 22:30:00, or seconds since midnight")]
-enum TimeOfDayBody {
-    Seconds(u32),
-    Text(String),
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RetryBody {
-    count: Whole<u32>,
-    interval_s: Whole<u32>,
-}
-
 impl TaskBody {
     pub(super) fn into_new(self, organization: &str) -> Result<NewTask, Failure> {
         let snapshot = matches!(self.policy, Some(PolicyWord::Snapshot));
@@ -182,12 +152,20 @@ impl TaskBody {
             policy: Policy {
                 maximum_concurrency: self.maximum_concurrency.map(|value| value.0),
                 timeout_s: self.timeout_s.map(|value| value.0),
-                retry: self.retry.map(|retry| Retry { count: retry.count.0, interval_s: retry.interval_s.0 }),
+                timeout_from: self.timeout_from.map_or(TimeoutFrom::default(), Into::into),
+                retry: self.retry.map(RetryBody::retry).transpose()?,
                 schedule: self.schedule.map_or(Ok(Schedule::default()), ScheduleBody::schedule)?,
                 repeat_after_success: self.repeat_after_success.unwrap_or_default(),
+                rate: self.rate.as_ref().map(RateBody::rate),
+                waves: WaveBody::waves(&self.waves.unwrap_or_default())?,
+                start_jitter_s: self.start_jitter_s.map_or(0, |jitter| jitter.0),
+                thresholds: self.thresholds.unwrap_or_default().iter().map(ThresholdBody::threshold).collect(),
+                approval: self.approval.unwrap_or_default(),
+                confirmation: self.confirmation.unwrap_or_default(),
             },
             unique_name: false,
-            unique_start: true,
+            // A verify task and the upgrade that follows it, or one task per part of the fleet, start from the same version.
+            unique_start: false,
             start: false,
             annotations: BTreeMap::new(),
         })
@@ -232,65 +210,6 @@ impl ScopeBody {
     }
 }
 
-impl ScheduleBody {
-    fn schedule(self) -> Result<Schedule, Failure> {
-        let time = |field, time: Option<TimeBody>| time.map(|time| time.timestamp(field)).transpose();
-        let daily = self.daily.map(|daily| {
-            Ok::<_, Failure>(Daily {
-                from_s: daily.from.seconds("schedule.daily.from")?,
-                to_s: daily.to.seconds("schedule.daily.to")?,
-            })
-        });
-        Ok(Schedule {
-            start: time("schedule.start", self.start)?,
-            end: time("schedule.end", self.end)?,
-            daily: daily.transpose()?,
-            utc_offset_minutes: self.utc_offset_minutes.unwrap_or_default(),
-        })
-    }
-}
-
-impl TimeBody {
-    fn timestamp(self, field: &str) -> Result<Timestamp, Failure> {
-        let text = match self {
-            Self::Milliseconds(milliseconds) => return Ok(Timestamp(milliseconds)),
-            Self::Text(text) => text,
-        };
-        let time: Option<jiff::Timestamp> = text.parse().ok();
-        let milliseconds = time.and_then(|time| u64::try_from(time.as_millisecond()).ok());
-        milliseconds.map(Timestamp).ok_or_else(|| {
-            let text = shortened(&text, 80);
-            Failure::invalid(format!("{field} is {text:?}; give a time with its offset from 1970 on, as in 2027-03-01T02:00:00Z"))
-        })
-    }
-}
-
-impl TimeOfDayBody {
-    fn seconds(self, field: &str) -> Result<u32, Failure> {
-        let text = match self {
-            Self::Seconds(seconds) => return Ok(seconds),
-            Self::Text(text) => text,
-        };
-        time_of_day(&text).ok_or_else(|| {
-            let text = shortened(&text, 80);
-            Failure::invalid(format!("{field} is {text:?}; give a time of day from 00:00:00 to 23:59:59"))
-        })
-    }
-}
-
-/// `HH:MM` or `HH:MM:SS`, as seconds since midnight.
-fn time_of_day(text: &str) -> Option<u32> {
-    let number = |digits: &str, max: u32| {
-        let is_number = digits.len() == 2 && digits.bytes().all(|byte| byte.is_ascii_digit());
-        is_number.then(|| digits.parse().ok()).flatten().filter(|number| *number <= max)
-    };
-    let mut parts = text.split(':');
-    let hours: u32 = number(parts.next()?, 23)?;
-    let minutes: u32 = number(parts.next()?, 59)?;
-    let seconds: u32 = parts.next().map_or(Some(0), |digits| number(digits, 59))?;
-    parts.next().is_none().then_some(hours * 3600 + minutes * 60 + seconds)
-}
-
 /// A task with its live figures.
 #[derive(Debug, Serialize)]
 pub(super) struct TaskShown<'a> {
@@ -310,16 +229,29 @@ pub(super) struct TaskShown<'a> {
     policy: PolicyWord,
     schedule: Option<ScheduleShown>,
     timeout_s: u32,
-    retry: Option<RetryShown>,
+    timeout_from: TimeoutFromWord,
+    retry: Option<RetryBody>,
     maximum_concurrency: Option<u32>,
+    rate: Option<RateBody>,
+    waves: Vec<WaveBody>,
+    start_jitter_s: u32,
+    thresholds: Vec<ThresholdBody>,
+    approval: bool,
+    confirmation: bool,
     repeat_after_success: bool,
     status: &'static str,
+    approved: bool,
+    canceled: bool,
     created_at: Time,
     changed_at: Time,
+    finished_at: Option<Time>,
     counts: Counts,
     permits_held: u64,
     succeeded_devices: u64,
     devices_at_start: u64,
+    /// Where one task is shown; a list would have to work it out for each.
+    #[serde(flatten)]
+    live: Option<LiveShown>,
 }
 
 #[derive(Debug, Serialize)]
@@ -342,26 +274,6 @@ struct ScopeShown<'a> {
 struct AssetTreeShown<'a> {
     tree: &'a str,
     nodes: &'a [Box<str>],
-}
-
-#[derive(Debug, Serialize)]
-struct ScheduleShown {
-    start: Option<Time>,
-    end: Option<Time>,
-    daily: Option<DailyShown>,
-    utc_offset_minutes: i16,
-}
-
-#[derive(Debug, Serialize)]
-struct DailyShown {
-    from: String,
-    to: String,
-}
-
-#[derive(Debug, Serialize)]
-struct RetryShown {
-    count: u32,
-    interval_s: u32,
 }
 
 impl<'a> TaskShown<'a> {
@@ -389,17 +301,32 @@ impl<'a> TaskShown<'a> {
             policy: if task.scope.snapshot { PolicyWord::Snapshot } else { PolicyWord::Incremental },
             schedule: ScheduleShown::new(task.policy.schedule),
             timeout_s: task.policy.timeout_s.unwrap_or(default_timeout_s),
-            retry: task.policy.retry.map(|retry| RetryShown { count: retry.count, interval_s: retry.interval_s }),
+            timeout_from: task.policy.timeout_from.into(),
+            retry: task.policy.retry.as_ref().map(RetryBody::shown),
             maximum_concurrency: task.policy.maximum_concurrency,
+            rate: task.policy.rate.map(RateBody::shown),
+            waves: task.policy.waves.iter().map(WaveBody::shown).collect(),
+            start_jitter_s: task.policy.start_jitter_s,
+            thresholds: task.policy.thresholds.iter().map(ThresholdBody::shown).collect(),
+            approval: task.policy.approval,
+            confirmation: task.policy.confirmation,
             repeat_after_success: task.policy.repeat_after_success,
             status: task.status.name(),
+            approved: task.approved,
+            canceled: task.canceled,
             created_at: Time(task.created_at),
             changed_at: Time(task.changed_at),
+            finished_at: task.finished_at.map(Time),
             counts: Counts(info.counts),
             permits_held: info.permits_held,
             succeeded_devices: info.succeeded_devices,
             devices_at_start: info.devices_at_start,
+            live: None,
         }
+    }
+
+    pub(super) fn with_outlook(self, outlook: &TaskOutlook) -> Self {
+        Self { live: Some(LiveShown::new(outlook)), ..self }
     }
 }
 
@@ -424,24 +351,13 @@ impl<'a> ScopeShown<'a> {
     }
 }
 
-impl ScheduleShown {
-    fn new(schedule: Schedule) -> Option<Self> {
-        let time_of_day = |seconds: u32| format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60);
-        (schedule != Schedule::default()).then(|| Self {
-            start: schedule.start.map(Time),
-            end: schedule.end.map(Time),
-            daily: schedule.daily.map(|daily| DailyShown { from: time_of_day(daily.from_s), to: time_of_day(daily.to_s) }),
-            utc_offset_minutes: schedule.utc_offset_minutes,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::decode::parse;
     use super::*;
     use serde_json::json;
-    use sluicegate::model::{Artifact, Component, Product, ProductNumber, StateCounts, Task, TaskNumber, TaskStatus};
+    use sluicegate::model::{Artifact, Component, Product, ProductNumber, StateCounts, Task, TaskNumber, TaskStatus, Timestamp};
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     const FIRMWARE: &str = "5ee1a910000000070000002a";
@@ -469,7 +385,7 @@ mod tests {
         assert_eq!(task.component, Component::MAIN);
         assert_eq!(task.scope, Scope { selector: Selector::Total, snapshot: false });
         assert_eq!(task.policy, Policy::default());
-        assert!(task.unique_start && !task.unique_name && !task.start);
+        assert!(!task.unique_start && !task.unique_name && !task.start);
         assert!(matches!(task.target, TaskTarget::Firmware(id) if id.to_string() == FIRMWARE));
     }
 
@@ -485,6 +401,9 @@ mod tests {
             (json!({ "schedule": { "begin": 1 } }), "schedule.begin"),
             (json!({ "schedule": { "daily": { "from": "01:00", "until": "02:00" } } }), "schedule.daily.until"),
             (json!({ "retry": { "count": 1, "interval": 1 } }), "retry.interval"),
+            (json!({ "waves": [{ "percent": 10, "succes_percent": 5 }] }), "waves[0].succes_percent"),
+            (json!({ "rate": { "per_minute": 5, "growth": { "by": 2 } } }), "rate.growth.by"),
+            (json!({ "thresholds": [{ "percent": 5, "minimum": 1, "action": "pause", "of": 1 }] }), "thresholds[0].of"),
         ] {
             let message = refused(more);
             assert!(message.starts_with(named) || message.contains(&format!("`{named}`")), "{named}: {message}");
@@ -504,46 +423,6 @@ mod tests {
         assert_eq!(scope(json!({ "type": "tags", "tags": { "ring": "canary", "site": ["n", "s"] } })), Selector::Tags(tags));
         let attributes = [("floor".into(), vec!["4".into(), "\"x\"".into()])].into();
         assert_eq!(scope(json!({ "type": "attributes", "attributes": { "floor": [4, "x"] } })), Selector::Attributes(attributes));
-    }
-
-    #[test]
-    fn times_are_read_as_text_and_as_numbers() {
-        let schedule = |schedule: Value| read(json!({ "schedule": schedule })).unwrap().policy.schedule;
-        let expected = Schedule {
-            start: Some(Timestamp(1_700_000_000_000)),
-            end: Some(Timestamp(1_800_000_000_500)),
-            daily: Some(Daily { from_s: 81_000, to_s: 16_215 }),
-            utc_offset_minutes: -210,
-        };
-        assert_eq!(
-            schedule(json!({
-                "start": "2023-11-14T23:13:20+01:00", "end": 1_800_000_000_500_u64,
-                "daily": { "from": "22:30", "to": "04:30:15" }, "utc_offset_minutes": -210,
-            })),
-            expected
-        );
-        let seconds = schedule(json!({ "daily": { "from": 81_000, "to": 16_215 } }));
-        assert_eq!(seconds.daily, expected.daily);
-    }
-
-    #[test]
-    fn times_that_are_none_are_refused_with_an_example() {
-        for (schedule, named) in [
-            (json!({ "start": "tomorrow" }), "schedule.start is \"tomorrow\""),
-            (json!({ "start": "2027-03-01T02:00:00" }), "schedule.start"),
-            (json!({ "end": "1960-01-01T00:00:00Z" }), "schedule.end"),
-            (json!({ "end": -5 }), "schedule.end: expected a time"),
-            (json!({ "start": true }), "schedule.start: expected a time"),
-            (json!({ "daily": { "from": "24:00", "to": "01:00" } }), "schedule.daily.from is \"24:00\""),
-            (json!({ "daily": { "from": "1:00", "to": "01:00" } }), "schedule.daily.from"),
-            (json!({ "daily": { "from": "01:00:00:00", "to": "01:00" } }), "schedule.daily.from"),
-            (json!({ "daily": { "from": "01:00", "to": "+1:-1" } }), "schedule.daily.to"),
-            (json!({ "daily": { "from": "01:00" } }), "schedule.daily"),
-            (json!({ "utc_offset_minutes": 99_999 }), "schedule.utc_offset_minutes"),
-        ] {
-            let message = refused(json!({ "schedule": schedule }));
-            assert!(message.contains(named), "{schedule}: {message}");
-        }
     }
 
     #[test]
@@ -574,6 +453,10 @@ mod tests {
             created_at: Timestamp(0),
             changed_at: Timestamp(0),
             annotations: BTreeMap::new(),
+            waves: Vec::new(),
+            approved: false,
+            canceled: false,
+            finished_at: None,
         };
         let product = Product {
             number: ProductNumber(0),
@@ -600,7 +483,12 @@ mod tests {
             "scope": { "type": "attributes", "attributes": { "site": ["north", 4] } },
             "schedule": { "start": "2027-03-01T02:00:00.000Z", "end": null, "daily": { "from": "22:30:00", "to": "04:30:15" },
                 "utc_offset_minutes": 60 },
-            "timeout_s": 600, "retry": { "count": 3, "interval_s": 60 }, "maximum_concurrency": 5, "repeat_after_success": true,
+            "timeout_s": 600, "timeout_from": "running", "maximum_concurrency": 5, "repeat_after_success": true,
+            "retry": { "count": 3, "interval_s": 60, "back_off": { "factor": 1.5, "interval_max_s": 600 }, "jitter_s": 9, "codes": [-1] },
+            "rate": { "per_minute": 10, "growth": { "factor": 2, "after": 5, "counting": "notified", "per_minute_max": 40 } },
+            "waves": [{ "percent": 10, "success_percent": 90 }, { "count": 7, "success_percent": 100 }], "start_jitter_s": 30,
+            "thresholds": [{ "kind": "failed", "percent": 5, "minimum": 20, "action": "pause" }],
+            "approval": true, "confirmation": true,
         }));
         let text = sent.to_string();
         let shown = shown(parse::<TaskBody>(text.as_bytes()).unwrap().into_new("default").unwrap());
@@ -621,5 +509,29 @@ mod tests {
             (&Value::Null, &Value::Null, &Value::Null)
         );
         assert_eq!((&shown["kind"], &shown["policy"]), (&json!("upgrade"), &json!("incremental")));
+        assert_eq!((&shown["rate"], &shown["waves"], &shown["thresholds"]), (&Value::Null, &json!([]), &json!([])));
+        assert_eq!(
+            (&shown["timeout_from"], &shown["start_jitter_s"], &shown["approval"]),
+            (&json!("offer"), &json!(0), &json!(false))
+        );
+        assert!(shown.get("outlook").is_none(), "a list has none");
+    }
+
+    /// The properties of a schema of `openapi.json`.
+    fn described(schema: &str) -> BTreeSet<String> {
+        let description: Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+        description["components"]["schemas"][schema]["properties"].as_object().unwrap().keys().cloned().collect()
+    }
+
+    #[test]
+    fn every_field_is_described_and_no_other() {
+        let task = shown(read(json!({})).unwrap());
+        let mut fields: BTreeSet<String> = task.as_object().unwrap().keys().cloned().collect();
+        fields.extend(["wave".to_owned(), "outlook".to_owned()]);
+        assert_eq!(fields, described("Task"));
+        // serde names what it would have taken.
+        let refused = serde_json::from_str::<TaskBody>(r#"{"?":1}"#).unwrap_err().to_string();
+        let taken: BTreeSet<String> = refused.split('`').skip(3).step_by(2).map(str::to_owned).collect();
+        assert_eq!(taken, described("NewTask"));
     }
 }

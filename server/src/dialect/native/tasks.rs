@@ -9,8 +9,8 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::http::{Query, Reply, Request, empty, json};
 use ::http::StatusCode;
-use sluicegate::model::{FirmwareId, TaskId, TaskNumber};
-use sluicegate::{Entity, Error, State, TaskAction, TaskInfo};
+use sluicegate::model::{FirmwareId, TaskId, TaskNumber, Timestamp};
+use sluicegate::{ActionRules, Entity, Error, State, TaskAction, TaskInfo, TaskOutlook};
 
 /// A task, and the id of the firmware that it leads to, where it was made from one.
 type Found = (TaskInfo, Option<FirmwareId>);
@@ -54,13 +54,28 @@ pub(super) async fn create(app: &App, request: Request) -> Answer {
     let body: TaskBody = decode::parse(&body)?;
     access::may_open_product(&caller, &body.product_id)?;
     let task = app.engine.create_task(body.into_new(&organization)?, app.registers(), now).await?;
-    shown(app, StatusCode::CREATED, &find(app, &caller, &organization, task.id).await?)
+    shown(app, StatusCode::CREATED, &caller, &organization, task.id, now).await
 }
 
 pub(super) async fn get(app: &App, request: Request, id: &str) -> Answer {
-    let caller = access::onlooker(app, request.headers(), app.now())?;
+    let now = app.now();
+    let caller = access::onlooker(app, request.headers(), now)?;
     let organization = access::organization(app, &caller, &Query::parse(request.uri().query())?)?;
-    shown(app, StatusCode::OK, &find(app, &caller, &organization, parse_id(id)?).await?)
+    shown(app, StatusCode::OK, &caller, &organization, parse_id(id)?, now).await
+}
+
+/// What is done with a task. `None`: there is no such verb.
+pub(super) fn action(verb: &str) -> Option<TaskAction> {
+    Some(match verb {
+        "start" => TaskAction::Start,
+        "stop" => TaskAction::Stop,
+        "pause" => TaskAction::Pause,
+        "resume" => TaskAction::Resume,
+        "approve" => TaskAction::Approve,
+        "cancel" => TaskAction::Cancel,
+        "open-wave" => TaskAction::OpenWave,
+        _ => return None,
+    })
 }
 
 pub(super) async fn act(app: &App, request: Request, id: &str, action: TaskAction) -> Answer {
@@ -70,8 +85,8 @@ pub(super) async fn act(app: &App, request: Request, id: &str, action: TaskActio
     // Whatever the body says, the path says it all; read so that the connection can go on.
     body_of(app, request).await?;
     let (task, _) = find(app, &caller, &organization, parse_id(id)?).await?;
-    app.engine.act_on_task(&organization, task.row.id, action, now).await?;
-    shown(app, StatusCode::OK, &find(app, &caller, &organization, task.row.id).await?)
+    app.engine.act_on_task(&organization, task.row.id, action, ActionRules::default(), now).await?;
+    shown(app, StatusCode::OK, &caller, &organization, task.row.id, now).await
 }
 
 pub(super) async fn delete(app: &App, request: Request, id: &str) -> Answer {
@@ -79,7 +94,7 @@ pub(super) async fn delete(app: &App, request: Request, id: &str) -> Answer {
     let caller = access::operator(app, request.headers(), now)?;
     let organization = access::organization(app, &caller, &Query::parse(request.uri().query())?)?;
     let (task, _) = find(app, &caller, &organization, parse_id(id)?).await?;
-    app.engine.delete_task(&organization, task.row.id, now).await?;
+    app.engine.delete_task(&organization, task.row.id, ActionRules::default(), now).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
@@ -100,6 +115,22 @@ fn with_firmware(state: &State, task: TaskInfo) -> Found {
     (task, firmware.map(|firmware| firmware.id))
 }
 
-fn shown(app: &App, status: StatusCode, (task, firmware): &Found) -> Result<Reply, Failure> {
-    Ok(json(status, &TaskShown::new(task, *firmware, app.engine.limits().default_timeout_s)))
+/// One task, with where it is heading.
+async fn shown(
+    app: &App,
+    status: StatusCode,
+    caller: &Caller,
+    organization: &str,
+    id: TaskId,
+    now: Timestamp,
+) -> Result<Reply, Failure> {
+    let read = |state: &State| {
+        let task = state.task(organization, id)?;
+        let outlook = state.task_outlook(task.row.number, now)?;
+        Some((with_firmware(state, task), outlook))
+    };
+    let found: Option<(Found, TaskOutlook)> = app.engine.read(read).await?;
+    let found = found.filter(|((task, _), _)| caller.opens_product(&task.product.id));
+    let ((task, firmware), outlook) = found.ok_or_else(|| Error::not_found(Entity::Task, id))?;
+    Ok(json(status, &TaskShown::new(&task, firmware, app.engine.limits().default_timeout_s).with_outlook(&outlook)))
 }

@@ -126,11 +126,11 @@ pub(super) async fn delete_app(app: &App, request: Request, id: &str) -> Answer 
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
-/// An application opens its whole organization.
-fn refuse_product_bound(caller: &Caller) -> Result<(), Failure> {
+/// An application opens its whole organization, a subscription tells of all of it.
+pub(super) fn refuse_product_bound(caller: &Caller) -> Result<(), Failure> {
     match caller.product_id {
         Some(_) => Err(Failure::forbidden(
-            "this token opens one product, an application the whole organization; use one without a product",
+            "this token opens one product, what is asked for the whole organization; use one without a product",
         )),
         None => Ok(()),
     }
