@@ -4,7 +4,8 @@
 //! (blanks around it and zeros before it don't count), a boolean may be a text or 0 and 1, an explicit `null` is as good as
 //! nothing. What is out is always a real number or boolean: see `encode` of each dialect.
 
-use serde::de::{self, Deserializer, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -46,6 +47,16 @@ pub fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Err
     optional_text(deserializer)?.ok_or_else(|| de::Error::invalid_type(de::Unexpected::Unit, &"a text"))
 }
 
+/// An object, and nothing else: serde would take the entries of an array for the fields in their order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ObjectVisitor(PhantomData))
+    }
+}
+
 /// The integer that a text stands for.
 pub fn parse_integer(text: &str) -> Option<i128> {
     let text = text.trim();
@@ -68,6 +79,20 @@ pub fn parse_boolean(text: &str) -> Option<bool> {
         text if text.eq_ignore_ascii_case("true") => Some(true),
         text if text.eq_ignore_ascii_case("false") => Some(false),
         _ => None,
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, entries: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(entries)).map(Object)
     }
 }
 
@@ -254,6 +279,16 @@ mod tests {
         assert!(read(r#"{"number":"-1"}"#).unwrap_err().contains("out of range"));
         assert!(read(r#"{"number":"1e3"}"#).is_err());
         assert!(read(r#"{"flag":2}"#).is_err() && read(r#"{"flag":"yes"}"#).is_err());
+    }
+
+    #[test]
+    fn an_object_is_no_array() {
+        let read = |text: &str| serde_json::from_str::<Option<Object<Fields>>>(text).map_err(|error| error.to_string());
+        assert_eq!(read("null"), Ok(None));
+        assert_eq!(read(r#"{"number":7}"#), Ok(Some(Object(Fields { number: Some(7), ..Fields::default() }))));
+        for text in ["[]", "[7,true]", "7", "\"x\""] {
+            assert!(read(text).unwrap_err().contains("expected an object"), "{text}");
+        }
     }
 
     #[test]

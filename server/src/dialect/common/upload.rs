@@ -3,6 +3,7 @@
 //! The body is passed on piece by piece to a thread that may block; at most [`PIECES_WAITING_MAX`] pieces wait for it, then the client
 //! does. Nothing is kept of an upload that breaks off, is larger than allowed, or isn't what its headers declare.
 
+use super::hexadecimal::{from_hexadecimal, to_hexadecimal};
 use crate::app::App;
 use crate::http::body::next_data;
 use crate::http::{BodyError, Request};
@@ -11,11 +12,14 @@ use ::http::header::CONTENT_LENGTH;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use md5::Md5;
+use sha2::{Digest as _, Sha256};
 use sluicegate::Error;
 use sluicegate::image::{Declared, IngestError, SealedImage};
 use sluicegate::model::Image;
 use std::sync::Arc;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 
 /// Hyper's pieces have some 8 to 400 KiB; enough of them to keep the digests busy while the network takes a breath.
 const PIECES_WAITING_MAX: usize = 16;
@@ -51,51 +55,146 @@ pub async fn upload(app: &App, organization: Arc<str>, name: Option<Arc<str>>, r
     let (parts, mut body) = request.into_parts();
     let mut declared = declared(&parts.headers)?;
     declared.size = declared.size.or_else(|| body.declared_len());
-    let mut ingest = app.engine.images().begin(declared, app.config.images.size_bytes_max)?;
-
-    // Only an `End` seals: a channel that closes without one means that the body broke off.
-    enum Piece {
-        Data(Bytes),
-        End,
-    }
-    let (pieces, mut waiting) = mpsc::channel(PIECES_WAITING_MAX);
-    let taking = tokio::task::spawn_blocking(move || {
-        loop {
-            match waiting.blocking_recv() {
-                Some(Piece::Data(bytes)) => ingest.write(bytes)?,
-                Some(Piece::End) => return ingest.finish().map(Some),
-                None => return Ok(None),
-            }
-        }
-    });
-    let mut received_bytes = 0;
+    let mut intake = Intake::begin(app, declared)?;
     let read = async {
         while let Some(bytes) = next_data(&mut body).await? {
-            received_bytes += bytes.len() as u64;
-            if pieces.send(Piece::Data(bytes)).await.is_err() {
-                // The taker refused; its error says why.
-                return Ok(());
+            if !intake.take(bytes).await {
+                break;
             }
-        }
-        // No device can install nothing: an empty image is a file that went missing on its way here.
-        if received_bytes > 0 {
-            let _ = pieces.send(Piece::End).await;
         }
         Ok(())
     };
     let read: Result<(), BodyError> = read.await;
-    drop(pieces);
-    let taken = taking.await.map_err(|_| UploadError::Stopping)?;
-    let (sealed, _) = match (read, taken) {
-        (_, Err(refused)) => return Err(refused.into()),
-        (Err(broken), Ok(_)) => return Err(broken.into()),
-        (Ok(()), Ok(None)) if received_bytes == 0 => {
-            return Err(UploadError::Header("the body is empty; send the bytes of the image".to_owned()));
-        }
-        (Ok(()), Ok(None)) => return Err(UploadError::Stopping),
-        (Ok(()), Ok(Some(sealed))) => sealed,
-    };
+    if let Err(broken) = read {
+        return Err(intake.give_up(broken.into()).await);
+    }
+    record(app, organization, name, intake.seal().await?).await
+}
 
+/// An image on its way in, fed piece by piece. Given up or dropped, it leaves nothing behind.
+#[derive(Debug)]
+pub struct Intake {
+    pieces: mpsc::Sender<Piece>,
+    taking: JoinHandle<Result<Option<SealedImage>, IngestError>>,
+    received_bytes: u64,
+}
+
+/// Only an `End` seals: a channel that closes without one means that the body broke off.
+#[derive(Debug)]
+enum Piece {
+    Data(Bytes),
+    /// With what was declared meanwhile.
+    End(Declared),
+}
+
+impl Intake {
+    /// `declared`: what is known of the bytes before they come.
+    pub fn begin(app: &App, declared: Declared) -> Result<Self, UploadError> {
+        Self::start(app, declared, None)
+    }
+
+    /// For bytes of which nothing is known before they come, but will be: [`seal_as`](Self::seal_as).
+    pub fn begin_undeclared(app: &App) -> Result<Self, UploadError> {
+        Self::start(app, Declared::default(), Some(Box::default()))
+    }
+
+    fn start(app: &App, declared: Declared, mut digests: Option<Box<LateDigests>>) -> Result<Self, UploadError> {
+        let mut ingest = app.engine.images().begin(declared, app.config.images.size_bytes_max)?;
+        let (pieces, mut waiting) = mpsc::channel(PIECES_WAITING_MAX);
+        let taking = tokio::task::spawn_blocking(move || {
+            loop {
+                match waiting.blocking_recv() {
+                    Some(Piece::Data(bytes)) => {
+                        if let Some(digests) = &mut digests {
+                            digests.update(&bytes);
+                        }
+                        ingest.write(bytes)?;
+                    }
+                    Some(Piece::End(declared)) => {
+                        if let Some(digests) = digests {
+                            digests.check(&declared)?;
+                        }
+                        return ingest.finish().map(|(sealed, _)| Some(sealed));
+                    }
+                    None => return Ok(None),
+                }
+            }
+        });
+        Ok(Self { pieces, taking, received_bytes: 0 })
+    }
+
+    /// Passes the next bytes on; waits while enough are on their way. `false`: refused, and sealing tells why.
+    pub async fn take(&mut self, bytes: Bytes) -> bool {
+        self.received_bytes += bytes.len() as u64;
+        self.pieces.send(Piece::Data(bytes)).await.is_ok()
+    }
+
+    pub async fn seal(self) -> Result<SealedImage, UploadError> {
+        self.seal_as(Declared::default()).await
+    }
+
+    /// Seals what was begun undeclared, if its digests are these.
+    pub async fn seal_as(self, declared: Declared) -> Result<SealedImage, UploadError> {
+        // No device can install nothing: an empty image is a file that went missing on its way here.
+        if self.received_bytes > 0 {
+            // A taker that is gone has refused; its error says why.
+            let _ = self.pieces.send(Piece::End(declared)).await;
+        }
+        let is_empty = self.received_bytes == 0;
+        drop(self.pieces);
+        match self.taking.await {
+            Ok(Ok(Some(sealed))) => Ok(sealed),
+            Ok(Ok(None)) if is_empty => Err(UploadError::Header("the body is empty; send the bytes of the image".to_owned())),
+            Ok(Err(refused)) => Err(refused.into()),
+            Ok(Ok(None)) | Err(_) => Err(UploadError::Stopping),
+        }
+    }
+
+    /// Ends it because of `reason`. Waits until nothing of it is left; where the bytes were refused before, that is the reason.
+    pub async fn give_up(self, reason: UploadError) -> UploadError {
+        drop(self.pieces);
+        match self.taking.await {
+            Ok(Err(refused)) => refused.into(),
+            _ => reason,
+        }
+    }
+}
+
+/// Digests of bytes that come before what they should be is known. Costs the taking thread time, so it is for nobody else.
+#[derive(Debug, Default)]
+struct LateDigests {
+    sha256: Sha256,
+    md5: Md5,
+}
+
+impl LateDigests {
+    fn update(&mut self, bytes: &[u8]) {
+        self.sha256.update(bytes);
+        self.md5.update(bytes);
+    }
+
+    fn check(self, declared: &Declared) -> Result<(), IngestError> {
+        compare("SHA-256", declared.sha256, self.sha256.finalize().into())?;
+        compare("MD5", declared.md5, self.md5.finalize().into())
+    }
+}
+
+fn compare<const N: usize>(digest: &'static str, declared: Option<[u8; N]>, got: [u8; N]) -> Result<(), IngestError> {
+    match declared {
+        Some(expected) if expected != got => {
+            Err(IngestError::Digest { digest, expected: to_hexadecimal(&expected), got: to_hexadecimal(&got) })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Notes that the organization holds what was sealed.
+pub async fn record(
+    app: &App,
+    organization: Arc<str>,
+    name: Option<Arc<str>>,
+    sealed: SealedImage,
+) -> Result<Uploaded, UploadError> {
     let id = sealed.id();
     let was_held = app.engine.read(|state| state.image(&organization, id).is_some()).await?;
     let now = app.now();
@@ -113,7 +212,8 @@ pub fn declared(headers: &HeaderMap) -> Result<Declared, UploadError> {
     }
     if let Some(value) = headers.get("content-md5") {
         let text = value.to_str().unwrap_or_default().trim();
-        let md5 = decoded(text).or_else(|| hexadecimal(text));
+        // Hexadecimal isn't the standard's way, but what people who have just run `md5sum` paste.
+        let md5 = decoded(text).or_else(|| from_hexadecimal(text));
         declared.md5 = Some(md5.ok_or_else(|| UploadError::Header("Content-MD5 must be the base64 of 16 bytes".to_owned()))?);
     }
     if let Some(value) = headers.get("repr-digest") {
@@ -149,20 +249,6 @@ fn take_digest(declared: &mut Declared, entry: &str) -> Result<(), UploadError> 
 
 fn decoded<const N: usize>(text: &str) -> Option<[u8; N]> {
     STANDARD.decode(text).ok()?.try_into().ok()
-}
-
-/// Not the standard's way, but what people who have just run `md5sum` paste.
-fn hexadecimal<const N: usize>(text: &str) -> Option<[u8; N]> {
-    if text.len() != N * 2 || !text.is_ascii() {
-        return None;
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        let high = (pair[0] as char).to_digit(16)?;
-        let low = (pair[1] as char).to_digit(16)?;
-        *byte = (high * 16 + low) as u8;
-    }
-    Some(bytes)
 }
 
 #[cfg(test)]

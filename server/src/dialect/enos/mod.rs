@@ -203,6 +203,7 @@ impl Call {
         now: Timestamp,
     ) -> Result<Self, Failure> {
         access::may(&caller, action.changes())?;
+        app.fair_use.call(&caller)?;
         let organization = access::organization(app, &caller, parameters.required("orgId")?)?;
         Ok(Self { app: Arc::clone(app), caller, organization, parameters, body, now })
     }

@@ -10,6 +10,7 @@
 //! | no such path; no such method | 24404; 24400 | 404; 405 |
 
 use crate::auth::{AuthError, Forbidden};
+use crate::dialect::common::limiter::Exceeded;
 use crate::dialect::common::status as common;
 use crate::http::{BodyError, Request};
 use ::http::{Method, StatusCode};
@@ -21,6 +22,8 @@ pub(super) enum Code {
     ParameterInvalid = 24_400,
     Forbidden = 24_403,
     NotFound = 24_404,
+    /// Ours. Too many calls within a minute.
+    TooManyCalls = 24_429,
     /// Ours. Come back later.
     Internal = 24_500,
     FirmwareVersionExists = 24_601,
@@ -94,6 +97,13 @@ impl Failure {
         let method: String = method.as_str().chars().take(40).collect();
         let message = format!("actions are called by GET or POST, got {method}");
         Self { http: StatusCode::METHOD_NOT_ALLOWED, ..Self::invalid(message) }
+    }
+}
+
+impl From<Exceeded> for Failure {
+    fn from(Exceeded { retry_after_s }: Exceeded) -> Self {
+        let message = format!("too many calls within a minute; come back in {retry_after_s} s");
+        Self { retry_after_s: Some(retry_after_s), ..Self::new(Code::TooManyCalls, message) }
     }
 }
 
