@@ -4,7 +4,9 @@
 
 use hdrhistogram::Histogram;
 use sluicegate::model::*;
-use sluicegate::{ActionRules, Check, CheckRules, Checked, DeviceRef, Engine, NewDevice, NewTask, Options, TaskAction, TaskTarget};
+use sluicegate::{
+    ActionRules, Check, CheckRules, Checked, Decision, DeviceRef, Engine, NewDevice, NewTask, Options, TaskAction, TaskTarget,
+};
 use sluicegate_bench::{NOW, ORGANIZATION, device_id, scattered};
 use std::collections::BTreeMap;
 use std::hint::black_box;
@@ -43,8 +45,9 @@ fn main() {
     });
     let task = task(&engine, half(), true, Vec::new());
     engine.act_on_task(ORGANIZATION, task.id, TaskAction::Start, ActionRules::default(), NOW).wait().expect("starts");
-    let ask = |device: u32| engine.check(&check(&device_id(device), "1.0"), NOW);
-    let Checked::Ask = ask(0) else { panic!("a started task offers") };
+    // A preview, so that asking again and again takes no permit.
+    let first = engine.check(&check(&device_id(0), "1.0"), NOW);
+    assert!(matches!(first, Checked::Decided(Decision::Offer(_))), "a started task offers");
     row("count what a snapshot task has to come", || {
         engine.read_blocking(|state| state.task_outlook(task.number, NOW).map_or(0, |outlook| outlook.to_come)).expect("reads")
             as usize
@@ -57,7 +60,7 @@ fn main() {
 
     println!("\n{:<34} {:>9} {:>9} {:>9} {:>9} {:>9}", "a check, ns", "p50", "p90", "p99", "p99.9", "max");
     percentiles("nobody else", &engine, devices, || {});
-    percentiles("while tasks are created", &engine, devices, || drop(created(&engine, half(), true, Vec::new())));
+    percentiles("while tasks are created", &engine, devices, || _ = black_box(created(&engine, half(), true, Vec::new())));
     percentiles("while devices are searched", &engine, devices, || drop(black_box(search(&engine))));
 }
 
@@ -147,7 +150,7 @@ fn shown(took: Duration) -> String {
 fn percentiles(name: &str, engine: &Engine, devices: u32, beside: impl Fn() + Sync) {
     const CHECKS: usize = 1_000_000;
     let over = AtomicBool::new(false);
-    let mut histogram = Histogram::<u64>::new(3).expect("three digits are possible");
+    let mut histogram = Histogram::<u64>::new_with_max(60_000_000_000, 3).expect("a minute in nanoseconds, to three digits");
     std::thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {

@@ -2,11 +2,14 @@
 
 use crate::auth::Auth;
 use crate::config::{Config, Registration};
+use crate::dialect::common::fair_use::FairUse;
+use crate::dialect::{enos, huawei};
 use crate::downloads::Downloads;
 use crate::image::LinkSigner;
 use crate::metrics::Metrics;
 use crate::secrets::Secrets;
 use crate::uploads::Uploads;
+use crate::webhooks::Webhooks;
 use sluicegate::model::{ImageId, Timestamp, UpgradeId};
 use sluicegate::{Engine, State};
 use std::sync::Arc;
@@ -23,6 +26,10 @@ pub struct App {
     pub downloads: Arc<Downloads>,
     pub uploads: Arc<Uploads>,
     pub metrics: Arc<Metrics>,
+    pub enos: enos::Memory,
+    pub huawei: huawei::Memory,
+    pub webhooks: Webhooks,
+    pub fair_use: FairUse,
     /// What links begin with, without a slash at its end.
     pub public_url: String,
 }

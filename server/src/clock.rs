@@ -45,6 +45,8 @@ impl Clock {
                     sweep_due = now + SWEEP_EVERY;
                     app.downloads.forget_resting(app.now());
                     app.uploads.forget_resting(app.now());
+                    app.huawei.forget_resting();
+                    app.fair_use.forget_resting();
                 }
             }
         };

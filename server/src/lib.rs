@@ -4,6 +4,7 @@
 //! - [`http`]: sockets, TLS, time limits, requests and replies; [`dialect`]: the platforms' tongues, one folder each;
 //! - [`image`]: image bytes over HTTP, and the links to them; [`downloads`]: served bytes as progress;
 //! - [`uploads`]: images that come in pieces;
+//! - [`webhooks`]: events to whoever subscribed;
 //! - [`auth`], [`secrets`]: who calls, and the keys that lie outside the tables;
 //! - [`app`]: what every handler shares; [`clock`]: what happens by itself; [`metrics`], [`logging`]: what the operator sees.
 //!
@@ -22,3 +23,4 @@ pub mod logging;
 pub mod metrics;
 pub mod secrets;
 pub mod uploads;
+pub mod webhooks;

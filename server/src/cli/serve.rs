@@ -2,8 +2,8 @@
 //!
 //! Up: 1. configuration, logs, certificates and ports (what can be refused without touching anything); 2. signals, so that one that
 //! comes during a long start waits for its end instead of killing; 3. the folder: engine, keys, administrator's token; 4. clock,
-//! workers; 5. `ready` on standard output.
-//! Down: 1. accept no more; 2. finish what is in flight, for a bounded time; 3. stop the clock; 4. make everything durable.
+//! webhooks, workers; 5. `ready` on standard output.
+//! Down: 1. accept no more; 2. finish what is in flight, for a bounded time; 3. stop the webhooks and the clock; 4. make everything durable.
 //!
 //! Invariant: no secret is in a log. The administrator's token, where a start makes it, is shown beside the log.
 
@@ -12,6 +12,8 @@ use crate::app::App;
 use crate::auth::{AdminToken, AdminTokenError, AdminTokenOrigin, Auth};
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat, ServeArguments};
+use crate::dialect::common::fair_use::FairUse;
+use crate::dialect::{self, enos, huawei};
 use crate::downloads::Downloads;
 use crate::http::listener::{Front, Port, Workers};
 use crate::http::tls::Tls;
@@ -19,6 +21,7 @@ use crate::image::LinkSigner;
 use crate::logging::Logging;
 use crate::metrics::Metrics;
 use crate::secrets::Secrets;
+use crate::webhooks::{Deliveries, Webhooks};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sluicegate::{Engine, Options};
 use std::io::Write as _;
@@ -47,6 +50,7 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let front = Arc::new(Front::new(Arc::clone(&app), tls));
 
     let clock = Clock::start(Arc::clone(&app)).map_err(Failure::new)?;
+    let deliveries = Deliveries::start(Arc::clone(&app), dialect::EVENT_FORMATS).map_err(Failure::new)?;
     let workers = Workers::start(&front, plain_port, tls_port).map_err(Failure::new)?;
 
     print(&addresses.ready());
@@ -60,6 +64,7 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     tracing::info!("stopping: no more connections, what is in flight is finished");
     front.stop.stop();
     workers.join();
+    deliveries.stop();
     clock.stop();
     app.engine.close();
     tracing::info!("stopped");
@@ -89,6 +94,10 @@ fn open(config: Config, admin_token: Option<String>, plain: SocketAddr) -> Resul
         links: LinkSigner::new(secrets.link_key()),
         downloads: Arc::new(Downloads::new(engine.clone(), Arc::clone(&metrics))),
         uploads: Arc::default(),
+        enos: enos::Memory::default(),
+        huawei: huawei::Memory::new(&config.huawei),
+        webhooks: Webhooks::default(),
+        fair_use: FairUse::new(&config.limits),
         public_url: config.public_url.clone().unwrap_or_else(|| format!("http://{plain}")),
         engine,
         config,
@@ -220,6 +229,9 @@ fn warn_of_what_needs_a_restart(old: &Config, new: &Config) {
         ("workers", old.workers != new.workers),
         ("registration", old.registration != new.registration),
         ("images", old.images != new.images),
+        ("huawei", old.huawei != new.huawei),
+        ("enos", old.enos != new.enos),
+        ("webhooks", old.webhooks != new.webhooks),
         ("limits", old.limits != new.limits),
         ("log.format", old.log.format != new.log.format),
     ];

@@ -31,6 +31,9 @@ pub struct File {
     pub registration: Registration,
     pub apps: Vec<ConfiguredApp>,
     pub images: ImagesConfig,
+    pub enos: EnosConfig,
+    pub webhooks: WebhooksTable,
+    pub huawei: HuaweiConfig,
     pub limits: LimitsTable,
     pub log: LogConfig,
 }
@@ -98,6 +101,56 @@ impl Default for ImagesConfig {
         // Six hours outlast a slow download over a mobile network; 4 GiB is more than any firmware of the platforms spoken here.
         Self { link_ttl_s: 21_600, size_bytes_max: 4 << 30 }
     }
+}
+
+/// How EnOS is spoken.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EnosConfig {
+    /// Whether calls with a token of the token service must be signed.
+    pub signature: EnosSignature,
+    /// Whether jobs are born started, as the platform's page of creating them reads.
+    pub jobs_start: bool,
+}
+
+impl Default for EnosConfig {
+    fn default() -> Self {
+        Self { signature: EnosSignature::default(), jobs_start: true }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EnosSignature {
+    #[default]
+    Required,
+    /// A valid token is enough. One that is sent is checked all the same.
+    Off,
+}
+
+/// How Huawei's northbound API is spoken.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HuaweiConfig {
+    /// Of each application; 0 is any number. Logins don't count.
+    pub calls_per_minute: u32,
+    /// How long a device waits before it may try again, where its task retries: the platform has no field for it.
+    pub retry_interval_s: u32,
+}
+
+impl Default for HuaweiConfig {
+    fn default() -> Self {
+        // The platform's own rate.
+        Self { calls_per_minute: 100, retry_interval_s: 60 }
+    }
+}
+
+/// Where events may be sent to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WebhooksTable {
+    /// What a receiver's URL must begin with, in whole parts: `https://hooks.example.com`. Nothing is allowed by default.
+    pub allowed: Vec<String>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

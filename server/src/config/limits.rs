@@ -21,6 +21,10 @@ pub struct Limits {
     pub body_bytes_max: usize,
     /// Event streams open at once.
     pub event_streams_max: usize,
+    /// Calls a minute of each application or token that manages or looks; 0: any number. Huawei's have a bound of their own.
+    pub calls_per_minute: u32,
+    /// Checks a minute of each device; 0: any number.
+    pub checks_per_minute: u32,
     /// From the first byte of a request's head to its last; also a TLS handshake.
     pub header_timeout: Duration,
     /// For a small body whole; for a streamed one between two pieces of it.
@@ -43,6 +47,8 @@ impl Default for Limits {
             headers_max: HEADERS_MAX_OF_HYPER,
             body_bytes_max: 1 << 20,
             event_streams_max: 1_000,
+            calls_per_minute: 0,
+            checks_per_minute: 0,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
@@ -84,13 +90,14 @@ macro_rules! limits_table {
 }
 
 limits_table! {
-    plain: connections_max: usize, header_bytes_max: usize, headers_max: usize, body_bytes_max: usize, event_streams_max: usize;
+    plain: connections_max: usize, header_bytes_max: usize, headers_max: usize, body_bytes_max: usize, event_streams_max: usize,
+        calls_per_minute: u32, checks_per_minute: u32;
     seconds: header_timeout_s = header_timeout, body_timeout_s = body_timeout, idle_timeout_s = idle_timeout,
         write_timeout_s = write_timeout, stop_timeout_s = stop_timeout;
     engine: id_bytes_max: usize, version_bytes_max: usize, name_chars_max: usize, text_chars_max: usize, url_bytes_max: usize,
         components_per_device_max: usize, details_per_device_max: usize, value_bytes_max: usize, from_versions_max: usize,
-        scope_entries_max: usize, asset_trees_max: usize, products_max: usize, devices_max: usize, tasks_max: usize,
-        firmware_max: usize, tokens_max: usize, events_max: u64, queue_max: usize, default_timeout_s: u32, cap_retry_after_s: u32;
+        subscriptions_max: usize, scope_entries_max: usize, asset_trees_max: usize, asset_depth_max: usize, products_max: usize,
+        devices_max: usize, tasks_max: usize, firmware_max: usize, tokens_max: usize, events_max: u64, queue_max: usize, default_timeout_s: u32, cap_retry_after_s: u32;
 }
 
 impl Limits {

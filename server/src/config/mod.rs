@@ -9,10 +9,11 @@ pub mod file;
 pub mod limits;
 
 pub use arguments::ServeArguments;
-pub use file::{ConfiguredApp, ImagesConfig, LogConfig, LogFormat, Registration};
+pub use file::{ConfiguredApp, EnosConfig, EnosSignature, HuaweiConfig, ImagesConfig, LogConfig, LogFormat, Registration};
 pub use limits::Limits;
 
-use file::File;
+use crate::webhooks::Allowed;
+use file::{File, WebhooksTable};
 use limits::{DURATION_S_EXPECTED, DURATION_S_MAX};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
@@ -29,8 +30,17 @@ pub struct Config {
     pub registration: Registration,
     pub apps: Vec<ConfiguredApp>,
     pub images: ImagesConfig,
+    pub enos: EnosConfig,
+    pub webhooks: WebhooksConfig,
+    pub huawei: HuaweiConfig,
     pub limits: Limits,
     pub log: LogConfig,
+}
+
+/// Where events may be sent to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WebhooksConfig {
+    pub allowed: Allowed,
 }
 
 /// Where and with what to speak TLS.
@@ -104,6 +114,9 @@ impl Config {
             registration: file.registration,
             apps: check_apps(file.apps)?,
             images: check_images(file.images)?,
+            enos: file.enos,
+            webhooks: check_webhooks(&file.webhooks)?,
+            huawei: check_huawei(file.huawei)?,
             limits: Limits::from_file(file.limits)?,
             log: LogConfig {
                 format: arguments.log_format.or(file.log.format),
@@ -173,6 +186,29 @@ fn check_images(images: ImagesConfig) -> Result<ImagesConfig, ConfigError> {
     Ok(images)
 }
 
+/// The engine takes no longer interval.
+const RETRY_INTERVAL_S_MAX: u32 = 366 * 86_400;
+
+fn check_huawei(huawei: HuaweiConfig) -> Result<HuaweiConfig, ConfigError> {
+    if huawei.retry_interval_s > RETRY_INTERVAL_S_MAX {
+        return Err(ConfigError::Value {
+            option: "huawei.retry_interval_s",
+            got: huawei.retry_interval_s.to_string(),
+            expected: "0 to 31,622,400 seconds",
+        });
+    }
+    Ok(huawei)
+}
+
+fn check_webhooks(table: &WebhooksTable) -> Result<WebhooksConfig, ConfigError> {
+    let refuse = |got| ConfigError::Value {
+        option: "webhooks.allowed",
+        got,
+        expected: "beginnings of URLs such as https://hooks.example.com or http://127.0.0.1:9000/firmware",
+    };
+    Ok(WebhooksConfig { allowed: Allowed::new(&table.allowed).map_err(refuse)? })
+}
+
 fn check_apps(apps: Vec<ConfiguredApp>) -> Result<Vec<ConfiguredApp>, ConfigError> {
     let mut ids = std::collections::HashSet::new();
     for app in &apps {
@@ -234,13 +270,34 @@ mod tests {
     }
 
     #[test]
+    fn enos_asks_for_signatures_and_starts_jobs_unless_told_otherwise() {
+        let read = |file: &str| resolve(ServeArguments::default(), file).unwrap().enos;
+        assert_eq!(read(""), EnosConfig { signature: EnosSignature::Required, jobs_start: true });
+        assert_eq!(read("[enos]\nsignature = \"required\""), EnosConfig::default());
+        let told = read("[enos]\nsignature = \"off\"\njobs_start = false");
+        assert_eq!(told, EnosConfig { signature: EnosSignature::Off, jobs_start: false });
+        assert!(refuse(ServeArguments::default(), "[enos]\nsignature = \"no\"").contains("expected `required` or `off`"));
+    }
+
+    #[test]
+    fn huawei_has_the_rate_of_the_platform_unless_told_otherwise() {
+        let read = |file: &str| resolve(ServeArguments::default(), file).unwrap().huawei;
+        assert_eq!(read(""), HuaweiConfig { calls_per_minute: 100, retry_interval_s: 60 });
+        let told = read("[huawei]\ncalls_per_minute = 0\nretry_interval_s = 5");
+        assert_eq!(told, HuaweiConfig { calls_per_minute: 0, retry_interval_s: 5 });
+        let refused = refuse(ServeArguments::default(), "[huawei]\nretry_interval_s = 31622401");
+        assert!(refused.contains("huawei.retry_interval_s is \"31622401\""), "{refused}");
+    }
+
+    #[test]
     fn a_key_that_is_not_known_is_named() {
         for (file, named) in [
             ("tls_certificate = \"x\"", "tls_certificate"),
             ("[limits]\ndevces_max = 1", "devces_max"),
             ("[images]\nttl = 1", "ttl"),
             ("[[apps]]\nid = \"a\"\nsecret = \"s\"\nrole = \"x\"", "role"),
-            ("[enos]\nsignature = \"off\"", "enos"),
+            ("[enos]\nsignatures = \"off\"", "signatures"),
+            ("[huawei]\ncalls_per_second = 1", "calls_per_second"),
         ] {
             let message = refuse(ServeArguments::default(), file);
             assert!(message.contains(named) && message.contains("test.toml"), "{message}");

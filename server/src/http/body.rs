@@ -159,7 +159,10 @@ pub async fn read_body(request: super::Request, limit: usize) -> Result<(::http:
 }
 
 /// The next piece of the body; `None` at its end. Trailers are skipped.
-pub async fn next_data(body: &mut RequestBody) -> Result<Option<Bytes>, BodyError> {
+pub async fn next_data<B>(body: &mut B) -> Result<Option<Bytes>, BodyError>
+where
+    B: hyper::body::Body<Data = Bytes, Error = BodyError> + Unpin,
+{
     loop {
         match std::future::poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
             None => return Ok(None),

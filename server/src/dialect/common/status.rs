@@ -49,6 +49,7 @@ fn not_found_code(entity: Entity) -> &'static str {
         Entity::Upgrade => "upgrade_not_found",
         Entity::Token => "token_not_found",
         Entity::App => "app_not_found",
+        Entity::Subscription => "subscription_not_found",
     }
 }
 
@@ -59,7 +60,11 @@ fn conflict_code(conflict: Conflict) -> &'static str {
         Conflict::FirmwareVersion => "firmware_version_taken",
         Conflict::FirmwareName => "firmware_name_taken",
         Conflict::InUse => "in_use",
-        Conflict::State => "wrong_state",
+        Conflict::State | Conflict::TaskStarted | Conflict::TaskStopped => "wrong_state",
+        Conflict::UpgradeBegun | Conflict::UpgradeNotFailed => "wrong_state",
+        Conflict::FirmwareUnverified => "firmware_unverified",
+        Conflict::VerifyScope => "verify_scope",
+        Conflict::VerifyDevices => "verify_devices",
         Conflict::AppId => "app_id_taken",
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn operator(app: &App, headers: &HeaderMap, now: Timestamp) -> Result
     if caller.is_bound_to_device() {
         return Err(Failure::new(Code::Forbidden, "this token opens one device alone; use one that names no device"));
     }
+    app.fair_use.call(&caller)?;
     Ok(caller)
 }
 
@@ -45,6 +46,7 @@ pub(super) fn onlooker(app: &App, headers: &HeaderMap, now: Timestamp) -> Result
             "this call needs a user's or an operator's token, got a device's; devices check",
         ));
     }
+    app.fair_use.call(&caller)?;
     Ok(caller)
 }
 

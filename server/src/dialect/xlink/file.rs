@@ -7,6 +7,7 @@ use super::decode::FileNamed;
 use super::status::Failure;
 use crate::app::App;
 use crate::auth::Caller;
+use crate::dialect::common::hexadecimal::to_hexadecimal;
 use ::http::HeaderMap;
 use ::http::header::HOST;
 use sluicegate::model::{Artifact, ImageId, Timestamp, UpgradeId};
@@ -22,7 +23,7 @@ pub(super) async fn artifact(app: &App, caller: &Caller, headers: &HeaderMap, na
             "the URL names image {id}, which is not here; upload it and use the URL that it gives"
         )));
     };
-    let md5 = hexadecimal(&image.md5);
+    let md5 = to_hexadecimal(&image.md5);
     if !named.md5.trim().eq_ignore_ascii_case(&md5) {
         return Err(Failure::invalid(format!("the file's MD5 is {md5}, got {:?}; send the one that the upload gave", named.md5)));
     }
@@ -68,15 +69,6 @@ fn own_image(url: &str, public_url: &str, host: Option<&str>) -> Option<ImageId>
     let name = path.strip_prefix("/images/")?;
     let end = name.find(['?', '#']).unwrap_or(name.len());
     name[..end].parse().ok()
-}
-
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String can't fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use super::status::{Code, Failure};
 use super::{Answer, access, body_of, done, file};
 use crate::app::App;
 use crate::auth::Caller;
+use crate::dialect::common::hexadecimal::to_hexadecimal;
 use crate::dialect::common::upload::{UploadError, upload as take_in};
 use crate::http::{Query, Request, json};
 use ::http::StatusCode;
@@ -109,7 +110,7 @@ pub(super) async fn upload(app: &App, request: Request, product_id: &str) -> Ans
     let uploaded = take_in(app, Arc::clone(&caller.organization), None, request).await?;
     let image = &uploaded.image;
     let url = app.image_link(image.id, None, app.now());
-    Ok(json(StatusCode::OK, &Shown { url, md5: file::hexadecimal(&image.md5), size: image.size }))
+    Ok(json(StatusCode::OK, &Shown { url, md5: to_hexadecimal(&image.md5), size: image.size }))
 }
 
 fn operator(app: &App, request: &Request, product_id: &str, now: Timestamp) -> Result<Caller, Failure> {
@@ -140,6 +141,8 @@ fn new_firmware(
         device_type: None,
         file_type: FileType::default(),
         annotations: release_date.into_iter().chain([is_release]).map(|(key, value)| (key.into(), value.into())).collect(),
+        verification: None,
+        unique_name: false,
     }
 }
 

@@ -4,6 +4,8 @@
 //! and one which reads only the code come to the same conclusion.
 
 use crate::auth::AuthError;
+use crate::dialect::common::check::CheckRefused;
+use crate::dialect::common::limiter::Exceeded;
 use crate::http::path::PathError;
 use crate::http::{BodyError, Reply, json, retry_after};
 use ::http::StatusCode;
@@ -97,15 +99,21 @@ impl From<Error> for Failure {
                 Entity::Device => Code::DeviceUnknown,
                 Entity::Firmware | Entity::Image => Code::FirmwareUnknown,
                 Entity::Task | Entity::Upgrade => Code::TaskUnknown,
-                Entity::Token | Entity::App => Code::TokenUnknown,
+                Entity::Token | Entity::App | Entity::Subscription => Code::TokenUnknown,
             },
             Error::Conflict { conflict, .. } => match conflict {
                 Conflict::TaskName => Code::TaskNameExists,
                 Conflict::TaskStart => Code::TaskStartExists,
                 Conflict::FirmwareVersion | Conflict::FirmwareName => Code::FirmwareExists,
                 Conflict::InUse => Code::FirmwareInUse,
-                Conflict::State => Code::TaskStatusUnknown,
-                Conflict::AppId => Code::FieldInvalid,
+                Conflict::State
+                | Conflict::TaskStarted
+                | Conflict::TaskStopped
+                | Conflict::UpgradeBegun
+                | Conflict::UpgradeNotFailed => Code::TaskStatusUnknown,
+                Conflict::AppId | Conflict::FirmwareUnverified | Conflict::VerifyScope | Conflict::VerifyDevices => {
+                    Code::FieldInvalid
+                }
             },
             _ => Code::Unavailable,
         };
@@ -116,6 +124,26 @@ impl From<Error> for Failure {
             _ => None,
         };
         Self { code, message: error.to_string(), retry_after_s }
+    }
+}
+
+impl From<Exceeded> for Failure {
+    fn from(Exceeded { retry_after_s }: Exceeded) -> Self {
+        let message = format!("too many calls within a minute; come back in {retry_after_s} s");
+        Self { retry_after_s: Some(retry_after_s), ..Self::new(Code::Unavailable, message) }
+    }
+}
+
+impl From<CheckRefused> for Failure {
+    /// To a device that asks too often, and to one that has to wait, the same is said: not now, and when.
+    fn from(refused: CheckRefused) -> Self {
+        match refused {
+            CheckRefused::Engine(error) => error.into(),
+            CheckRefused::TooOften(Exceeded { retry_after_s }) => {
+                let message = format!("this device asks too often; check again in {retry_after_s} s");
+                Self { retry_after_s: Some(retry_after_s), ..Self::new(Code::TaskUnknown, message) }
+            }
+        }
     }
 }
 

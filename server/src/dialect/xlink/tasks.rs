@@ -8,15 +8,15 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::http::{Query, Request, json};
 use ::http::StatusCode;
-use sluicegate::model::{Policy, Retry, Schedule, Scope, TaskId, TaskKind, TaskNumber, TaskStatus};
-use sluicegate::{NewTask, TaskAction, TaskInfo, TaskTarget};
+use sluicegate::model::{Policy, Retry, Scope, TaskId, TaskKind, TaskNumber, TaskStatus};
+use sluicegate::{ActionRules, NewTask, TaskAction, TaskInfo, TaskTarget};
 use std::collections::BTreeMap;
 
 /// Rows read under one lock; a list of a product with more takes turns with whoever else wants to read.
 const ROWS_PER_READ: usize = 1_000;
 
 /// The platform knows neither back-off nor a last attempt: a failure frees the permit, and the next check offers again.
-const RETRY: Retry = Retry { count: u32::MAX, interval_s: 0 };
+const RETRY: Retry = Retry { count: u32::MAX, interval_s: 0, back_off: None, jitter_s: 0, codes: Vec::new() };
 
 pub(super) async fn create(app: &App, request: Request) -> Answer {
     let now = app.now();
@@ -38,10 +38,9 @@ pub(super) async fn create(app: &App, request: Request) -> Answer {
         scope: Scope::default(),
         policy: Policy {
             maximum_concurrency: wanted.maximum_concurrency,
-            timeout_s: None,
             retry: Some(RETRY),
-            schedule: Schedule::default(),
             repeat_after_success: true,
+            ..Policy::default()
         },
         unique_name: true,
         unique_start: true,
@@ -144,7 +143,7 @@ pub(super) async fn set_status(app: &App, request: Request) -> Answer {
         (true, _) => TaskAction::Start,
         (false, _) => TaskAction::Stop,
     };
-    app.engine.act_on_task(&caller.organization, task.row.id, action, now).await?;
+    app.engine.act_on_task(&caller.organization, task.row.id, action, ActionRules::default(), now).await?;
     done()
 }
 
@@ -154,7 +153,7 @@ pub(super) async fn delete(app: &App, request: Request) -> Answer {
     let (_, body) = body_of(app, request).await?;
     let named = decode::delete_task(&body)?;
     let task = find(app, &caller, &named).await?;
-    app.engine.delete_task(&caller.organization, task.row.id, now).await?;
+    app.engine.delete_task(&caller.organization, task.row.id, ActionRules::default(), now).await?;
     done()
 }
 

@@ -261,6 +261,10 @@ fn task() -> Task {
         annotations: [("from_version_url", "http://x/1"), ("from_version_md5", "m1"), ("from_version_size", "10")]
             .map(|(key, value)| (key.into(), value.into()))
             .into(),
+        waves: Vec::new(),
+        approved: false,
+        canceled: false,
+        finished_at: None,
     }
 }
 
@@ -360,6 +364,8 @@ fn firmware_is_written_with_its_dates() {
         annotations: [("release_date", "2015-10-10T00:00:00.000Z"), ("is_release", "true")]
             .map(|(key, value)| (key.into(), value.into()))
             .into(),
+        verification: None,
+        verified_at: None,
     };
     expect![[r#"{"id":"000000010000000200000003","product_id":"p","mod":"M1","version":5,"file_url":"http://x/5","file_md5":"m5","file_size":50,"description":"d","release_date":"2015-10-10T00:00:00.000Z","create_date":"2015-10-09T08:15:40.843Z","is_release":true,"type":1,"identify":0}"#]]
         .assert_eq(&written(&FirmwareShown::new(&firmware, "p")));

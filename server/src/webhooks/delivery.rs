@@ -1,0 +1,170 @@
+//! One subscription: from the event log to its receiver.
+
+use super::client::Client;
+use super::{Format, Message};
+use crate::app::App;
+use ::http::header::HeaderName;
+use ::http::{HeaderValue, Uri};
+use aws_lc_rs::hmac;
+use sluicegate::model::{Event, Subscription};
+use sluicegate::{Error, EventPage, State};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// Events read at once.
+const PAGE_EVENTS_MAX: usize = 256;
+/// How far a delivery is, is written down at most this often.
+const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// Events that made no message are skipped over at most this many times after a restart.
+const UNSENT_EVENTS_MAX: u64 = 10_000;
+const WAIT_MIN: Duration = Duration::from_secs(1);
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+pub(super) struct Delivery {
+    app: Arc<App>,
+    client: Client,
+    format: &'static dyn Format,
+    subscription: Subscription,
+    key: Option<hmac::Key>,
+    saved: u64,
+    saved_at: Instant,
+    /// Something was delivered since.
+    delivered: bool,
+}
+
+impl Delivery {
+    pub(super) fn new(app: Arc<App>, client: Client, format: &'static dyn Format, row: &Subscription) -> Self {
+        let secret = row.secret_encrypted.as_ref().map(|encrypted| app.secrets.decrypt(&row.id, encrypted));
+        let key = match secret {
+            Some(Ok(secret)) => Some(hmac::Key::new(hmac::HMAC_SHA256, &secret)),
+            Some(Err(error)) => {
+                tracing::error!(subscription = %row.id, %error, "messages go out unsigned");
+                None
+            }
+            None => None,
+        };
+        Self {
+            app,
+            client,
+            format,
+            subscription: row.clone(),
+            key,
+            saved: row.position,
+            saved_at: Instant::now(),
+            delivered: false,
+        }
+    }
+
+    /// Until it is aborted, or the engine closes.
+    pub(super) async fn run(mut self) {
+        let mut newest = self.app.engine.event_sequence();
+        let mut position = self.subscription.position;
+        loop {
+            // Marked as seen before the page is read, so that an event between the two wakes us.
+            newest.borrow_and_update();
+            let page = match self.page(position).await {
+                Ok(page) => page,
+                Err(Error::Closed) => return,
+                Err(error) => {
+                    tracing::warn!(subscription = %self.subscription.id, %error, "events could not be read; tried again");
+                    sleep(WAIT_MIN).await;
+                    continue;
+                }
+            };
+            if page.events.is_empty() {
+                tokio::select! {
+                    changed = newest.changed() => if changed.is_err() { return },
+                    () = sleep_until(self.saved_at + SAVE_EVERY), if self.is_worth_saving(position) => self.save(position).await,
+                }
+                continue;
+            }
+            let own = |event: &&Arc<Event>| event.organization == self.subscription.organization;
+            let events: Vec<&Event> = page.events.iter().filter(own).map(|event| &**event).collect();
+            let write = |state: &State| self.format.messages(state, &self.subscription, &events);
+            let Ok(messages) = self.app.engine.read(write).await else { return };
+            for message in messages {
+                position = message.sequence.max(position);
+                self.deliver(message).await;
+                self.delivered = true;
+                if self.saved_at.elapsed() >= SAVE_EVERY {
+                    self.save(position).await;
+                }
+            }
+            // What made no message is done, too.
+            position = page.next.saturating_sub(1).max(position);
+            if self.is_worth_saving(position) && self.saved_at.elapsed() >= SAVE_EVERY {
+                self.save(position).await;
+            }
+        }
+    }
+
+    /// Events that made no message are read again quickly, so they alone are seldom worth a write.
+    fn is_worth_saving(&self, position: u64) -> bool {
+        position > self.saved && (self.delivered || position - self.saved >= UNSENT_EVENTS_MAX)
+    }
+
+    async fn page(&self, position: u64) -> Result<EventPage, Error> {
+        let engine = self.app.engine.clone();
+        let from = position.saturating_add(1);
+        tokio::task::spawn_blocking(move || engine.events(from, PAGE_EVENTS_MAX)).await.map_err(|_| Error::Closed)?
+    }
+
+    /// Returns once the receiver has it, or it was given up.
+    async fn deliver(&self, message: Message) {
+        let mut attempts = 0;
+        let mut wait = WAIT_MIN;
+        loop {
+            attempts += 1;
+            let subscription = &self.subscription.id;
+            let failed = match self.app.config.webhooks.allowed.check(&self.subscription.url) {
+                Ok(uri) => match self.call(uri, &message).await {
+                    Ok(()) => {
+                        metrics::counter!("sluicegate_webhook_messages_total", "outcome" => "delivered").increment(1);
+                        return;
+                    }
+                    Err(error) => error.to_string(),
+                },
+                Err(error) => error.to_string(),
+            };
+            metrics::counter!("sluicegate_webhook_failures_total").increment(1);
+            if self.format.attempts_max().is_some_and(|max| attempts >= max) {
+                metrics::counter!("sluicegate_webhook_messages_total", "outcome" => "given_up").increment(1);
+                tracing::warn!(%subscription, sequence = message.sequence, attempts, error = failed, "a message was given up");
+                return;
+            }
+            // The first is worth a line, and then one now and then.
+            if attempts == 1 || attempts % 60 == 0 {
+                tracing::warn!(%subscription, sequence = message.sequence, attempts, error = failed, "a message waits for its receiver");
+            }
+            sleep(wait).await;
+            wait = (wait * 2).min(WAIT_MAX);
+        }
+    }
+
+    async fn call(&self, uri: Uri, message: &Message) -> Result<(), super::client::CallError> {
+        let signature = self.key.as_ref().map(|key| {
+            let tag = hmac::sign(key, &message.body);
+            let digits: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("sha256={digits}")
+        });
+        let signature = signature.and_then(|text| HeaderValue::from_str(&text).ok());
+        let headers = [
+            Some((HeaderName::from_static("sluicegate-sequence"), HeaderValue::from(message.sequence))),
+            signature.map(|value| (HeaderName::from_static("sluicegate-signature"), value)),
+        ];
+        self.client.post(uri, message.body.clone(), headers.into_iter().flatten()).await
+    }
+
+    /// Best effort: what isn't written down is delivered again after a restart.
+    async fn save(&mut self, position: u64) {
+        self.saved_at = Instant::now();
+        self.delivered = false;
+        match self.app.engine.advance_subscription(&self.subscription.id, position, self.app.now()).await {
+            Ok(()) => self.saved = position,
+            Err(error) => {
+                tracing::warn!(subscription = %self.subscription.id, %error, "how far a delivery is could not be written down")
+            }
+        }
+    }
+}
