@@ -191,3 +191,18 @@ fn tokens_outlive_a_restart_and_revoked_ones_stay_revoked() {
     anonymous.with_token(kept["token"].as_str().unwrap()).get("/api/v1/tasks").expect(200);
     anonymous.with_token(revoked["token"].as_str().unwrap()).get("/api/v1/tasks").refused(401);
 }
+
+#[test]
+fn an_application_s_token_issues_nothing_and_ends_with_its_application() {
+    let server = TestServer::setup().config("[huawei]\ncalls_per_minute = 0\n").start();
+    let admin = server.admin();
+    let app = admin.post("/api/v1/apps", &json!({})).expect(201).json();
+    let login = json!({ "appId": app["id"], "secret": app["secret"] });
+    let token = server.anonymous().post("/iocm/app/sec/v1.1.0/login", &login).expect(200).json()["accessToken"].clone();
+    let client = server.anonymous().with_token(token.as_str().unwrap());
+    client.get("/api/v1/tasks").expect(200);
+    client.post("/api/v1/tokens", &json!({ "role": "operator" })).expect(403);
+    client.post("/api/v1/apps", &json!({})).expect(403);
+    admin.delete(&format!("/api/v1/apps/{}", app["id"].as_str().unwrap())).expect(204);
+    client.get("/api/v1/tasks").expect(401);
+}

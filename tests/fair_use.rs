@@ -18,7 +18,7 @@ fn a_caller_beyond_its_bound_is_told_when_to_come_back_in_every_dialect() {
     assert!(refused.header("Retry-After").unwrap().parse::<u32>().unwrap() <= 12);
 
     let plain = server.anonymous();
-    let xlink = plain.request("GET", "/v2/products/p/upgrade/tasks").header("Access-Token", &token).send();
+    let xlink = plain.request("GET", "/v2/upgrade/firmware/tasks?product_id=p").header("Access-Token", &token).send();
     assert_eq!((xlink.status, xlink.json()["error"]["code"].as_u64()), (503, Some(5_031_001)));
     assert!(xlink.header("Retry-After").is_some());
     let path = "/connect-service/v2.1/ota-jobs?action=search&orgId=default";
@@ -54,7 +54,7 @@ fn a_device_that_asks_far_too_often_is_told_when_to_come_back_and_others_go_on()
     let body = json!({ "product_id": "pump", "type": 1, "identify": 0, "current_version": 1 });
     let check = || {
         let plain = server.anonymous();
-        let request = plain.request("POST", "/v2/upgrade/device/77/check").header("Access-Token", &token);
+        let request = plain.request("POST", "/v2/upgrade/firmware/check/77").header("Access-Token", &token);
         request.json(&body).send()
     };
     for _ in 0..3 {

@@ -29,6 +29,9 @@ pub struct Policy {
     pub approval: bool,
     /// No device begins before a person has said yes for it.
     pub confirmation: bool,
+    /// What a device runs when it next asks ends its upgrade, report or not: the target is a success, and any version but the one that
+    /// it began from a failure. For devices that tell their version rather than a result.
+    pub version_decides: bool,
 }
 
 /// Where a deadline starts to run.

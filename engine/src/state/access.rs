@@ -46,6 +46,10 @@ impl State {
     pub(super) fn delete_app(&mut self, organization: Option<&str>, id: &Arc<str>) -> Result<Outcome, Error> {
         let own = |app: &&Arc<App>| organization.is_none_or(|organization| *app.organization == *organization);
         self.apps.get(id).filter(own).ok_or_else(|| Error::not_found(Entity::App, id))?;
+        // What it logged in for goes with it.
+        for token in self.tokens_by_app.get(id).cloned().unwrap_or_default() {
+            self.delete(Key::Token(token));
+        }
         self.delete(Key::App(Arc::clone(id)));
         Ok(Outcome::Done)
     }

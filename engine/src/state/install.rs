@@ -541,6 +541,9 @@ impl State {
     fn install_token(&mut self, row: Arc<Token>) -> Inverse {
         let id = row.id;
         self.token_ends.entry(end_hour(&row)).or_default().push(id);
+        if let Some(app) = &row.app {
+            self.tokens_by_app.entry(Arc::clone(app)).or_default().insert(id);
+        }
         self.journal.touched.tokens.push(id);
         inverse(self.tokens.insert(id, row).map(Row::Token), Key::Token(id))
     }
@@ -548,6 +551,14 @@ impl State {
     fn uninstall_token(&mut self, id: TokenId) -> Inverse {
         let before = self.tokens.remove(&id);
         if let Some(row) = &before {
+            if let Some(app) = &row.app
+                && let Some(tokens) = self.tokens_by_app.get_mut(app)
+            {
+                tokens.remove(&id);
+                if tokens.is_empty() {
+                    self.tokens_by_app.remove(app);
+                }
+            }
             let hour = end_hour(row);
             if let Some(tokens) = self.token_ends.get_mut(&hour) {
                 if let Some(place) = tokens.iter().position(|token| *token == id) {

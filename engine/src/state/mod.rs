@@ -92,6 +92,8 @@ pub struct State {
     canceling: BTreeSet<TaskNumber>,
     permits_held: u64,
     tokens: HashMap<TokenId, Arc<Token>>,
+    /// The tokens that an application logged in for.
+    tokens_by_app: HashMap<AppId, BTreeSet<TokenId>>,
     /// Tokens by the hour in which they end.
     token_ends: BTreeMap<u64, Vec<TokenId>>,
     apps: BTreeMap<AppId, Arc<App>>,
@@ -170,6 +172,7 @@ impl State {
             canceling: BTreeSet::new(),
             permits_held: 0,
             tokens: HashMap::new(),
+            tokens_by_app: HashMap::new(),
             token_ends: BTreeMap::new(),
             apps: BTreeMap::new(),
             subscriptions: BTreeMap::new(),

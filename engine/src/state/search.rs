@@ -150,9 +150,17 @@ impl State {
             devices |= entry.unfinished.iter().filter(is_wanted).collect::<RoaringBitmap>();
         }
         if states.contains(&UpgradeState::Waiting) {
-            devices |= self.to_come(entry);
+            devices |= self.listed(entry);
         }
         devices
+    }
+
+    /// The devices of a task that have no upgrade of it yet. A snapshot is a closed list: its devices are on it whatever they run by now.
+    fn listed(&self, entry: &TaskEntry) -> RoaringBitmap {
+        let CompiledScope::Members(members) = &**entry.view.scope() else { return self.to_come(entry) };
+        let product = self.products.get(&entry.view.row().product);
+        let there = product.map(|product| members & &product.devices).unwrap_or_default();
+        there - &entry.unfinished - entry.finished.devices()
     }
 
     /// The devices that were fixed when a task with a snapshot was created, as far as they are still there.
@@ -178,7 +186,12 @@ impl State {
         }
         let row = entry.view.row();
         let device = self.device_row(device).filter(|device| device.product == row.product)?;
-        let at_start = device.version(row.component).is_some_and(|version| row.from_versions.contains(version));
-        (at_start && entry.view.scope().contains(device)).then_some(Run::ToCome)
+        let is_listed = row.scope.snapshot || is_at_start(row, device);
+        (is_listed && entry.view.scope().contains(device)).then_some(Run::ToCome)
     }
+}
+
+/// It runs one of the versions that the task leads from.
+pub(super) fn is_at_start(task: &Task, device: &Device) -> bool {
+    device.version(task.component).is_some_and(|version| task.from_versions.contains(version))
 }

@@ -1,6 +1,6 @@
 //! Permits granted and given back: an upgrade from its offer to its end.
 
-use super::{ActionRules, Offer, Outcome, Run, State, UpgradeAction, UpgradesAction};
+use super::{ActionRules, Offer, search, Outcome, Run, State, UpgradeAction, UpgradesAction};
 use crate::error::{Conflict, Entity, Error};
 use crate::model::*;
 use crate::rollout;
@@ -9,8 +9,6 @@ use std::sync::Arc;
 
 /// How many devices one action may name: each costs a row and an event in one group.
 const ACTION_DEVICES_MAX: usize = 10_000;
-
-const ARRIVED: &str = "the device runs the target";
 
 /// How an attempt ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,19 +87,28 @@ impl State {
         from.plus_seconds(u64::from(task.policy.timeout_s.unwrap_or(self.limits.default_timeout_s)))
     }
 
-    /// A device that waits for an attempt turns up with the target: however it came there, its run is over.
+    /// A device turns up with a version. Where that is the target, a run that waits is over, however the device came there; where the
+    /// policy lets the version decide, so is one that runs.
     pub(super) fn note_arrival(&mut self, device: DeviceNumber, component: Component, version: &str, at: Timestamp) {
-        let arrived = |live: &&super::LiveUpgrade| {
-            let task = self.task_entry(live.row.task).map(|entry| entry.view.row());
-            let leads_there = task.is_some_and(|task| task.component == component && *task.target_version == *version);
-            leads_there && !live.row.state.holds_permit()
+        let ended = |live: &super::LiveUpgrade| {
+            let row = &live.row;
+            let task = self.task_entry(row.task).map(|entry| entry.view.row()).filter(|task| task.component == component)?;
+            let runs = row.state.holds_permit();
+            let ending = if *task.target_version == *version {
+                Ending::Succeeded
+            } else if runs && *row.from_version != *version {
+                Ending::Failed
+            } else {
+                return None;
+            };
+            (!runs || task.policy.version_decides).then(|| (Arc::clone(row), ending))
         };
-        let arrived = self.live.get(&device).into_iter().flatten().filter(arrived);
-        let rows: Vec<Arc<Upgrade>> = arrived.map(|live| Arc::clone(&live.row)).collect();
-        for row in rows {
-            let mut event = self.upgrade_event(EventKind::Result, &row, UpgradeState::Succeeded, at);
-            event.extra.insert("detail".into(), ARRIVED.into());
-            self.finish(&row, Ending::Succeeded, Some(ARRIVED.into()), None, at, event);
+        let ended: Vec<_> = self.live.get(&device).into_iter().flatten().filter_map(ended).collect();
+        for (row, ending) in ended {
+            let detail: Arc<str> = format!("the device runs {version}").into();
+            let mut event = self.upgrade_event(EventKind::Result, &row, ending.state(), at);
+            event.extra.insert("detail".into(), detail.as_ref().into());
+            self.finish(&row, ending, Some(detail), None, at, event);
         }
     }
 
@@ -245,6 +252,10 @@ impl State {
     }
 
     fn force_upgrade(&mut self, task: &Arc<Task>, device: DeviceNumber, at: Timestamp) -> Result<(), Error> {
+        if !self.device_row(device).is_some_and(|row| search::is_at_start(task, row)) {
+            let message = format!("{} runs none of the versions that the task leads from", self.device_name(device));
+            return Err(Error::conflict(Conflict::State, message));
+        }
         let before = match self.run(task.number, device) {
             Some(Run::Live(row)) if !row.state.holds_permit() => Upgrade::clone(&row),
             Some(Run::Live(row)) => {

@@ -2,6 +2,7 @@
 
 use super::script::{Fleet, check_fleet};
 use crate::limits::Limits;
+use crate::model::{TaskNumber, UpgradeState};
 use expect_test::expect;
 
 #[test]
@@ -240,7 +241,7 @@ fn force_overrules_when_but_neither_whom_nor_the_cap() {
             d1 report succeeded: counted
             d2 check 1.0: offer: 1.0 -> 2.0
             force t1 d2: the upgrade of d2 is offered already
-            force t1 d1: the upgrade of d1 has succeeded; there is nothing to force
+            force t1 d1: d1 runs none of the versions that the task leads from
         "#]],
     );
 }
@@ -369,6 +370,55 @@ fn a_device_that_turns_up_with_the_target_while_it_waits_has_succeeded() {
             events: task_created, task_started, task_finished
         "#]],
     );
+}
+
+#[test]
+fn where_the_version_decides_the_next_check_ends_the_upgrade() {
+    check_fleet(
+        "task 1.0 -> 2.0 cap=2 from_running version_decides
+         start t1
+         d1 check 1.0
+         d2 check 1.0
+         d3 check 1.0
+         d1 check 2.0
+         d2 report installing
+         d2 check 7.7
+         show t1
+         d1 report succeeded
+         d3 check 1.0
+         d3 check 1.0
+         show t1",
+        expect![[r#"
+            task 1.0 -> 2.0 cap=2 from_running version_decides: t1 stopped
+            start t1: started
+            d1 check 1.0: offer: 1.0 -> 2.0
+            d2 check 1.0: offer: 1.0 -> 2.0
+            d3 check 1.0: wait: cap
+            d1 check 2.0: up to date
+            d2 report installing: counted
+            d2 check 7.7: no task
+            show t1: permits 0, succeeded 1, failed 1; succeeded ever 1, at start 1
+            d1 report succeeded: nothing changed
+            d3 check 1.0: offer: 1.0 -> 2.0
+            d3 check 1.0: offer again: 1.0 -> 2.0
+            show t1: permits 1, offered 1, succeeded 1, failed 1; succeeded ever 1, at start 1
+        "#]],
+    );
+}
+
+#[test]
+fn a_snapshot_lists_its_devices_whatever_they_run_by_now() {
+    let mut fleet = Fleet::new(Limits::default());
+    for line in ["tag d1 1.0 ring=a", "tag d2 1.0 ring=a", "task 1.0 -> 2.0 snapshot", "start t1", "d1 check 3.0"] {
+        fleet.line(line);
+    }
+    let waiting = |fleet: &Fleet| fleet.state.runs(TaskNumber(0), &[UpgradeState::Waiting]).len();
+    assert_eq!(waiting(&fleet), 2);
+    assert_eq!(fleet.line("force t1 d1"), "d1 runs none of the versions that the task leads from");
+    assert_eq!(fleet.line("strictly cancel t1 d1"), "done");
+    assert_eq!(waiting(&fleet), 1);
+    fleet.line("remove d2");
+    assert_eq!(waiting(&fleet), 0);
 }
 
 #[test]

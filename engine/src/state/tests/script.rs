@@ -187,6 +187,7 @@ impl Fleet {
                 ("jitter", seconds) => policy.start_jitter_s = seconds.parse().unwrap(),
                 ("approval", _) => policy.approval = true,
                 ("confirmation", _) => policy.confirmation = true,
+                ("version_decides", _) => policy.version_decides = true,
                 ("from_running", _) => policy.timeout_from = TimeoutFrom::Running,
                 ("ends", seconds) => policy.schedule.end = Some(self.now.plus_seconds(seconds.parse().unwrap())),
                 (word, _) => panic!("no such policy: {word}"),

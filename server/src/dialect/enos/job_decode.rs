@@ -131,6 +131,8 @@ impl JobWritten {
                 TaskKind::Upgrade => TimeoutFrom::Running,
                 TaskKind::Verify => TimeoutFrom::Offer,
             },
+            // On this platform a device that informs of the target has succeeded; there is no other report of success.
+            version_decides: true,
             retry: self.retry_policy.map(|retry| retry.0.read()).transpose()?.flatten(),
             schedule,
             ..Policy::default()
@@ -257,6 +259,7 @@ mod tests {
                 maximum_concurrency: Some(300),
                 timeout_s: Some(7_200),
                 timeout_from: TimeoutFrom::Running,
+                version_decides: true,
                 ..Policy::default()
             }
         );

@@ -43,6 +43,7 @@ pub(super) struct TaskBody {
     thresholds: Option<Vec<ThresholdBody>>,
     approval: Option<bool>,
     confirmation: Option<bool>,
+    version_decides: Option<bool>,
     repeat_after_success: Option<bool>,
 }
 
@@ -162,6 +163,7 @@ impl TaskBody {
                 thresholds: self.thresholds.unwrap_or_default().iter().map(ThresholdBody::threshold).collect(),
                 approval: self.approval.unwrap_or_default(),
                 confirmation: self.confirmation.unwrap_or_default(),
+                version_decides: self.version_decides.unwrap_or_default(),
             },
             unique_name: false,
             // A verify task and the upgrade that follows it, or one task per part of the fleet, start from the same version.
@@ -238,6 +240,7 @@ pub(super) struct TaskShown<'a> {
     thresholds: Vec<ThresholdBody>,
     approval: bool,
     confirmation: bool,
+    version_decides: bool,
     repeat_after_success: bool,
     status: &'static str,
     approved: bool,
@@ -310,6 +313,7 @@ impl<'a> TaskShown<'a> {
             thresholds: task.policy.thresholds.iter().map(ThresholdBody::shown).collect(),
             approval: task.policy.approval,
             confirmation: task.policy.confirmation,
+            version_decides: task.policy.version_decides,
             repeat_after_success: task.policy.repeat_after_success,
             status: task.status.name(),
             approved: task.approved,
@@ -488,7 +492,7 @@ mod tests {
             "rate": { "per_minute": 10, "growth": { "factor": 2, "after": 5, "counting": "notified", "per_minute_max": 40 } },
             "waves": [{ "percent": 10, "success_percent": 90 }, { "count": 7, "success_percent": 100 }], "start_jitter_s": 30,
             "thresholds": [{ "kind": "failed", "percent": 5, "minimum": 20, "action": "pause" }],
-            "approval": true, "confirmation": true,
+            "approval": true, "confirmation": true, "version_decides": true,
         }));
         let text = sent.to_string();
         let shown = shown(parse::<TaskBody>(text.as_bytes()).unwrap().into_new("default").unwrap());

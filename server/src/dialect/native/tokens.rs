@@ -29,6 +29,7 @@ struct IssuedShown<'a> {
 pub(super) async fn issue(app: &App, request: Request) -> Answer {
     let now = app.now();
     let caller = access::operator(app, request.headers(), now)?;
+    refuse_application(&caller)?;
     let query = request.uri().query().map(str::to_owned);
     let query = Query::parse(query.as_deref())?;
     let (_, body) = body_of(app, request).await?;
@@ -53,6 +54,14 @@ pub(super) async fn issue(app: &App, request: Request) -> Answer {
     let issued = app.auth.issue(new, now).await?;
     let shown = IssuedShown { id: Id(issued.id), token: &issued.token, expires_at: Time(issued.expires_at) };
     Ok(json(StatusCode::CREATED, &shown))
+}
+
+/// An application logs in for a while, perhaps with calls that have to be signed; what it could issue here would outlast both.
+fn refuse_application(caller: &Caller) -> Result<(), Failure> {
+    match caller.app {
+        Some(_) => Err(Failure::forbidden("an application's token issues neither tokens nor applications; use an operator's own")),
+        None => Ok(()),
+    }
 }
 
 /// Nobody gives what it doesn't have: an operator issues no administrator's token, and one of a product none beyond that product.
@@ -107,6 +116,7 @@ pub(super) async fn create_app(app: &App, request: Request) -> Answer {
     let now = app.now();
     let caller = access::operator(app, request.headers(), now)?;
     refuse_product_bound(&caller)?;
+    refuse_application(&caller)?;
     let query = request.uri().query().map(str::to_owned);
     let query = Query::parse(query.as_deref())?;
     let (_, body) = body_of(app, request).await?;

@@ -141,6 +141,7 @@ pub(super) fn task(n: u32, variation: u8) -> Row {
         thresholds: (0..variation % 4).map(threshold).collect(),
         approval: variation % 2 == 1,
         confirmation: variation.is_multiple_of(2),
+        version_decides: variation % 2 == 1,
     };
     Row::Task(Arc::new(Task {
         number: TaskNumber(n),
