@@ -121,3 +121,21 @@ fn many_who_log_in_together_leave_one_valid_token() {
         |answer: &&Value| platform.call_as(&platform.id, text(answer, "accessToken"), "GET", "/category", None).status == 200;
     assert_eq!(answers.iter().filter(opens).count(), 1);
 }
+
+#[test]
+fn a_token_of_another_platform_s_login_opens_nothing_here_and_ends_nothing() {
+    let platform = Platform::start();
+    let created = json!({ "appKey": platform.id });
+    let now = jiff::Timestamp::now().as_millisecond().to_string();
+    let text = format!("{}{now}{}", platform.id, platform.secret);
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    let encryption: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let body = json!({ "appKey": created["appKey"], "timestamp": now, "encryption": encryption });
+    let got = platform.server.anonymous().post("/apim-token-service/v2.0/token/get", &body).expect(200).json();
+    let token = got["data"]["accessToken"].as_str().unwrap().to_owned();
+    let refused = platform.call_as(&platform.id, &token, "GET", "/category", None);
+    assert_refused(&refused, 403, "1010005", "App_key or access_token is invalid.");
+    let refused = platform.security("logout", &json!({ "accessToken": token }));
+    assert_refused(&refused, 403, "1010005", "App_key or access_token is invalid.");
+    platform.get("/category").expect(200);
+}

@@ -160,3 +160,42 @@ fn what_can_not_be_subscribed_to_is_refused() {
     let refused = request.header("Authorization", &format!("Bearer {token}")).json(&body).send();
     assert_refused(&refused, 403, "1010005", "App_key or access_token is invalid.");
 }
+
+#[test]
+fn an_attempt_that_went_wrong_while_retries_are_left_is_told_to_nobody() {
+    let receiver = Receiver::start();
+    let config =
+        format!("[huawei]\ncalls_per_minute = 0\nretry_interval_s = 0\n[webhooks]\nallowed = [\"http://{}\"]\n", receiver.address);
+    let subscribed = Subscribed { platform: Platform::with_config(&config), receiver };
+    subscribed.subscribe_to("swUpgradeResultNotify");
+    let platform = &subscribed.platform;
+    platform.put_device("d1", "1.0", json!({}));
+    let policy = json!({ "executeType": "now", "retryType": true, "retryTimes": 2 });
+    let operation = platform.create(&platform.upload("2.0", ""), json!({ "devices": ["d1"] }), policy);
+    platform.upgrade("d1", "failed");
+    platform.upgrade("d1", "failed");
+    assert_eq!(platform.sub_operation(&operation, "d1")["status"], "processing");
+    platform.upgrade("d1", "succeeded");
+    let results = wait_until("the result is told", || {
+        let results = subscribed.told("swUpgradeResultNotify");
+        (!results.is_empty()).then_some(results)
+    });
+    assert_eq!(results.iter().map(|result| result["swUpgradeResult"].as_str().unwrap()).collect::<Vec<_>>(), ["SUCCESS"]);
+}
+
+#[test]
+fn a_token_of_one_product_neither_sees_nor_ends_subscriptions_and_a_slip_ends_none() {
+    let subscribed = Subscribed::start();
+    subscribed.subscribe_to("swUpgradeResultNotify");
+    let refused = subscribed.request("DELETE", &format!("{SUBSCRIPTIONS}?notifytype=fwUpgradeResultNotify"), None);
+    assert_refused(&refused, 400, "120015", "Bad request error.");
+    let bound = json!({ "role": "operator", "product_id": PRODUCT });
+    let token = crate::common::fleet::issue_token(&subscribed.platform.server.admin(), bound);
+    let client = subscribed.platform.server.anonymous();
+    for method in ["GET", "DELETE"] {
+        let request = client.request(method, SUBSCRIPTIONS).header("app_key", "default");
+        let refused = request.header("Authorization", &format!("Bearer {token}")).send();
+        assert_refused(&refused, 403, "1010005", "App_key or access_token is invalid.");
+    }
+    assert_eq!(subscribed.request("GET", SUBSCRIPTIONS, None).expect(200).json()["totalCount"], 1);
+}

@@ -332,3 +332,42 @@ fn an_organization_does_not_see_another_s_operations_and_packages() {
     let create = platform.call_as(key, token, "POST", SOFTWARE, Some(&body));
     assert_refused(&create, 404, "123002", "Device or package file not found.");
 }
+
+#[test]
+fn what_a_device_runs_when_it_is_back_ends_its_upgrade() {
+    let platform = Platform::start();
+    for device in ["arrived", "astray", "failed-then-astray"] {
+        platform.put_device(device, "1.0", json!({}));
+    }
+    let targets = json!({ "devices": ["arrived", "astray", "failed-then-astray"] });
+    let policy = json!({ "executeType": "now", "retryType": true, "retryTimes": 5 });
+    let id = platform.create(&platform.upload("2.0", ""), targets, policy);
+    for device in ["arrived", "astray"] {
+        let upgrade = platform.offered(device);
+        platform.report(device, &upgrade, "installing");
+    }
+    platform.upgrade("failed-then-astray", "failed");
+    assert_eq!(platform.check("arrived", "2.0")["reason"], "up_to_date");
+    assert_eq!(platform.check("astray", "7.7")["reason"], "no_task");
+    assert_eq!(platform.check("failed-then-astray", "7.7")["reason"], "no_task");
+    let operation = platform.operation(&id);
+    assert_result(&operation, "failed", json!({ "total": 3, "success": 1, "fail": 2 }));
+    assert!(operation["stopTime"].is_string(), "{operation}");
+}
+
+#[test]
+fn an_operation_that_lost_every_device_is_stopped_and_no_success() {
+    let platform = Platform::start();
+    platform.put_device("d1", "1.0", json!({}));
+    let id = platform.create(&platform.upload("2.0", ""), json!({ "devices": ["d1"] }), json!(null));
+    platform.server.admin().delete(&format!("/api/v1/products/{PRODUCT}/devices/d1")).expect(204);
+    assert_result(&platform.operation(&id), "stop", json!({}));
+}
+
+#[test]
+fn a_window_without_end_is_taken() {
+    let platform = Platform::start();
+    platform.put_device("d1", "1.0", json!({}));
+    let policy = json!({ "executeType": "custom", "startTime": time(60), "endTime": "99991231T235959Z" });
+    platform.create(&platform.upload("2.0", ""), json!({ "devices": ["d1"] }), policy);
+}

@@ -34,6 +34,8 @@ pub enum TokenPurpose {
     Refresh,
     /// Only to log a device in.
     Authorize,
+    /// Calls that are signed with the application's secret: nothing where signatures aren't known.
+    Signed,
 }
 
 /// A key to one organization, perhaps to one product or device of it (row). The secret itself is not kept.

@@ -1,6 +1,6 @@
 //! Permits granted and given back: an upgrade from its offer to its end.
 
-use super::{ActionRules, Offer, search, Outcome, Run, State, UpgradeAction, UpgradesAction};
+use super::{ActionRules, Offer, Outcome, Run, State, UpgradeAction, UpgradesAction, search};
 use crate::error::{Conflict, Entity, Error};
 use crate::model::*;
 use crate::rollout;
@@ -98,10 +98,13 @@ impl State {
                 Ending::Succeeded
             } else if runs && *row.from_version != *version {
                 Ending::Failed
+            } else if row.attempts > 0 && task.policy.version_decides && !leads_from(task, version) {
+                // It has failed before, and no attempt can follow from where it is now.
+                Ending::Failed
             } else {
                 return None;
             };
-            (!runs || task.policy.version_decides).then(|| (Arc::clone(row), ending))
+            (ending == Ending::Succeeded && !runs || task.policy.version_decides).then(|| (Arc::clone(row), ending))
         };
         let ended: Vec<_> = self.live.get(&device).into_iter().flatten().filter_map(ended).collect();
         for (row, ending) in ended {
@@ -138,9 +141,18 @@ impl State {
         if let Some(task) = &task {
             add_versions(&mut event, before, task);
         }
-        let again = task.filter(|task| !task.canceled).zip(failure).and_then(|(task, failure)| {
+        // Where the version decides, a device that is elsewhere by now has no further attempt.
+        let device = self.device_row(before.device);
+        let goes_on = |task: &Arc<Task>| {
+            let version = device.and_then(|device| device.version(task.component));
+            !task.canceled && (!task.policy.version_decides || version.is_some_and(|version| leads_from(task, version)))
+        };
+        let again = task.filter(goes_on).zip(failure).and_then(|(task, failure)| {
             rollout::next_attempt(task.policy.retry.as_ref(), (before.task, before.device), before.attempts, failure, at)
         });
+        if let Some(again) = again {
+            event.extra.insert("retry_at_ms".into(), again.0.to_string().into());
+        }
         let row = Upgrade {
             state: if again.is_some() { UpgradeState::Waiting } else { ending.state() },
             percent: if ending == Ending::Succeeded { 100 } else { before.percent },
@@ -369,6 +381,10 @@ impl State {
             extra: Default::default(),
         }
     }
+}
+
+fn leads_from(task: &Task, version: &str) -> bool {
+    task.from_versions.iter().any(|from| **from == *version)
 }
 
 /// A result says between which versions it was, for those who keep no books of their own.

@@ -60,4 +60,4 @@ named!(TaskMode, "mode of a task", { Automatic = "automatic", Manual = "manual" 
 named!(TaskStatus, "status of a task", { Stopped = "stopped", Started = "started", Paused = "paused" });
 named!(FileType, "type of file", { SoftwarePackage = "software_package", FirmwarePackage = "firmware_package" });
 named!(Role, "role", { Admin = "admin", Operator = "operator", User = "user", Device = "device" });
-named!(TokenPurpose, "purpose of a token", { Access = "access", Refresh = "refresh", Authorize = "authorize" });
+named!(TokenPurpose, "purpose of a token", { Access = "access", Refresh = "refresh", Authorize = "authorize", Signed = "signed" });

@@ -11,10 +11,10 @@
 //! the other one is 24403, and what is found by an id is as good as not there.
 
 use super::Parameters;
-use super::signature::{CLOCK_TOLERANCE_S, is_timely, matches, signature};
+use super::signature::{check_time, matches, signature};
 use super::status::Failure;
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::{AuthError, Caller};
 use crate::config::EnosSignature;
 use crate::dialect::common::lenient::parse_integer;
 use crate::http::header_token;
@@ -27,7 +27,12 @@ const TIMESTAMP_HEADER: &str = "apim-timestamp";
 const SIGNATURE_HEADER: &str = "apim-signature";
 
 pub(super) fn caller(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Failure> {
-    Ok(app.auth.authenticate(header_token(headers, TOKEN_HEADER), TokenPurpose::Access, now)?)
+    let token = header_token(headers, TOKEN_HEADER);
+    let caller = match app.auth.authenticate(token, TokenPurpose::Access, now) {
+        Err(AuthError::Unknown) => app.auth.authenticate(token, TokenPurpose::Signed, now),
+        known => known,
+    };
+    Ok(caller?)
 }
 
 /// Refuses a call whose signature is wrong, or missing where it is needed. `body`: what of it is signed.
@@ -60,11 +65,7 @@ pub(super) async fn check_signature(
             "header apim-timestamp is missing or no number; send milliseconds since 1970 beside apim-signature",
         ));
     };
-    if !is_timely(sent_at, now) {
-        return Err(Failure::forbidden(format!(
-            "apim-timestamp is more than {CLOCK_TOLERANCE_S} seconds off {now}; set the client's clock"
-        )));
-    }
+    check_time("apim-timestamp", sent_at, now).map_err(Failure::forbidden)?;
     // An application that was deleted has no secret any more, and its tokens open nothing here.
     let Some(secret) = app.auth.app(app_id).await? else {
         return Err(Failure::forbidden("the application of this token is not here any more; get a token for another"));

@@ -9,9 +9,10 @@
 //! (1003); its clock is right (1004); this encryption was not used before (1001); the token to refresh is its own (1204) and still
 //! good (1203). Nothing is remembered of who hasn't shown the secret.
 
-use super::signature::{CLOCK_TOLERANCE_S, encryption, is_timely, matches};
+use super::signature::{check_time, encryption, matches};
 use crate::app::App;
 use crate::auth::{AppSecret, AuthError, IssuedToken, NewToken};
+use crate::config::EnosSignature;
 use crate::dialect::common::decode::from_json;
 use crate::dialect::common::lenient;
 use crate::dialect::common::status as common;
@@ -97,7 +98,7 @@ async fn refreshed_token(app: &App, request: Request) -> Result<(String, u64), R
     let written = read(app, request).await?;
     let old = required("accessToken", written.access_token.as_deref())?;
     let owner = owner(app, &written, now).await?;
-    match app.auth.authenticate(Some(old), TokenPurpose::Access, now) {
+    match app.auth.authenticate(Some(old), purpose(app), now) {
         Ok(caller) if caller.app.as_ref() == Some(&owner.id) => {}
         Ok(_) => return Err(Refusal::new(Status::RefreshFailed, "accessToken belongs to somebody else; refresh your own")),
         Err(AuthError::Expired) => {
@@ -116,13 +117,21 @@ async fn refreshed_token(app: &App, request: Request) -> Result<(String, u64), R
 
 /// Whether a token that was issued before is still good: it may have expired, been revoked, or its application moved since.
 fn opens(app: &App, token: &IssuedToken, owner: &AppSecret, now: Timestamp) -> bool {
-    let caller = app.auth.authenticate(Some(&token.token), TokenPurpose::Access, now);
+    let caller = app.auth.authenticate(Some(&token.token), purpose(app), now);
     caller.is_ok_and(|caller| caller.organization == owner.organization && now < token.expires_at)
+}
+
+/// A token that needs signatures here must not be good without them elsewhere.
+fn purpose(app: &App) -> TokenPurpose {
+    match app.config.enos.signature {
+        EnosSignature::Required => TokenPurpose::Signed,
+        EnosSignature::Off => TokenPurpose::Access,
+    }
 }
 
 async fn issue(app: &App, owner: &AppSecret, now: Timestamp) -> Result<IssuedToken, Refusal> {
     let new = NewToken {
-        purpose: TokenPurpose::Access,
+        purpose: purpose(app),
         role: Role::Operator,
         organization: Arc::clone(&owner.organization),
         product_id: None,
@@ -159,12 +168,7 @@ async fn owner(app: &App, written: &Written, now: Timestamp) -> Result<AppSecret
             "encryption is wrong; expected the lower-case hexadecimal SHA-256 of appKey, timestamp and appSecret",
         ));
     }
-    if !is_timely(sent_at, now) {
-        return Err(Refusal::new(
-            Status::ParameterInvalid,
-            format!("timestamp is more than {CLOCK_TOLERANCE_S} seconds off {now}; set the client's clock"),
-        ));
-    }
+    check_time("timestamp", sent_at, now).map_err(|message| Refusal::new(Status::ParameterInvalid, message))?;
     if !app.enos.use_encryption(&owner.id, sent_at) {
         return Err(Refusal::new(Status::EncryptionRepeated, "this encryption was used before; make another with the time of now"));
     }

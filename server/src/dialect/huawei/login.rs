@@ -13,7 +13,7 @@
 use super::status::{Code, Failure};
 use super::{Answer, body_of};
 use crate::app::App;
-use crate::auth::NewToken;
+use crate::auth::{Caller, NewToken};
 use crate::dialect::common::decode::from_json;
 use crate::dialect::common::lenient;
 use crate::http::{Query, Request, bearer, empty, json};
@@ -100,7 +100,8 @@ pub(super) async fn logout(app: &App, request: Request) -> Answer {
     let token = written.access_token.or(of_call);
     let caller = app.auth.authenticate(token.as_deref(), TokenPurpose::Access, now);
     let refuse = || Failure::new(Code::TokenInvalid, "the accessToken is none that an application logged in for; nothing to end");
-    let id = caller.ok().and_then(|caller| caller.app).ok_or_else(refuse)?;
+    let own = |caller: Caller| caller.app.filter(|app| caller.token == Some(token_id(app, TokenPurpose::Access)));
+    let id = caller.ok().and_then(own).ok_or_else(refuse)?;
     let _turn = turn(&id).lock().await;
     for kind in [TokenPurpose::Access, TokenPurpose::Refresh] {
         match app.engine.revoke_token(None, token_id(&id, kind), now).await {
@@ -161,7 +162,9 @@ fn token_id(app: &AppId, purpose: TokenPurpose) -> TokenId {
     let label = match purpose {
         TokenPurpose::Access => "northbound access\0",
         TokenPurpose::Refresh => "northbound refresh\0",
+        // Not issued here.
         TokenPurpose::Authorize => "northbound authorize\0",
+        TokenPurpose::Signed => "northbound signed\0",
     };
     let digest = Sha256::new().chain_update(label).chain_update(&**app).finalize();
     let mut first = [0; 8];

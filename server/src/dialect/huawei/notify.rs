@@ -7,6 +7,8 @@
 //! | installing | `updating` |
 //! | a result | `idle`, and the result notification beside it |
 //!
+//! An attempt that went wrong while retries are left tells nothing: the upgrade goes on.
+//!
 //! What an operation upgrades (software or firmware) is its package's kind; so an event whose operation is gone tells nobody.
 
 use super::encode::{file_type_of, sub_operation_id};
@@ -69,6 +71,8 @@ impl Notification {
     fn body(&self, state: &State, subscription: &Subscription, event: &Event) -> Option<Value> {
         let (upgrade_state, upgrade_id, device_id) = (event.state?, event.upgrade_id, event.device_id.as_deref()?);
         let told = match event.kind {
+            // Another attempt follows: to this platform the upgrade goes on.
+            EventKind::Result if event.extra.contains_key("retry_at_ms") => return None,
             EventKind::Result if self.tells_results => Told::Result,
             EventKind::Result => Told::State("idle"),
             _ if self.tells_results => return None,

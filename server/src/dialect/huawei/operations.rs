@@ -50,7 +50,14 @@ fn new_task(call: &Call<'_>, wanted: &TaskWanted, plan: Plan) -> NewTask {
         from_versions: plan.from_versions,
         target: TaskTarget::Firmware(plan.firmware.id),
         scope: Scope { selector: plan.selector, snapshot: true },
-        policy: Policy { maximum_concurrency: wanted.maximum_concurrency, retry, schedule, ..Policy::default() },
+        // A device that is back with the package's version has succeeded, whether or not its last report came through.
+        policy: Policy {
+            maximum_concurrency: wanted.maximum_concurrency,
+            retry,
+            schedule,
+            version_decides: true,
+            ..Policy::default()
+        },
         unique_name: false,
         unique_start: false,
         start: true,

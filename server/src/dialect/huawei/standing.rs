@@ -157,8 +157,8 @@ impl Standing {
             (false, false) => Status::Wait,
             _ if !self.fail.is_empty() || !self.timeout.is_empty() => Status::Failed,
             _ if !self.stop.is_empty() => Status::Stop,
-            // Every device is gone: what is left is what was done to the operation.
-            _ if self.all.is_empty() && self.is_stopped => Status::Stop,
+            // Every device is gone: nobody has succeeded.
+            _ if self.all.is_empty() => Status::Stop,
             _ => Status::Success,
         }
     }

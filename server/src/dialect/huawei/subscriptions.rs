@@ -11,6 +11,7 @@ use super::notify::{Notification, SubscriptionShown};
 use super::status::Failure;
 use super::{Answer, body_of};
 use crate::app::App;
+use crate::dialect::common::lenient::Object;
 use crate::http::{Query, Request, empty, json};
 use ::http::StatusCode;
 use serde::Deserialize;
@@ -31,7 +32,7 @@ pub(super) async fn subscribe(app: &App, request: Request) -> Answer {
     let call = Call::begin(app, request.headers(), Right::Change)?;
     call.refuse_product_bound()?;
     let body = body_of(app, request).await?;
-    let written: SubscriptionWritten =
+    let Object(written): Object<SubscriptionWritten> =
         serde_json::from_slice(&body).map_err(|error| Failure::bad_request(format!("the body is no subscription: {error}")))?;
     let known = || Notification::of(written.notify_type.as_deref()?);
     let notification = known().ok_or_else(|| {
@@ -75,6 +76,7 @@ fn shown(rows: &[Arc<Subscription>]) -> Vec<SubscriptionShown> {
 
 pub(super) async fn list(app: &App, request: Request) -> Answer {
     let call = Call::begin(app, request.headers(), Right::Look)?;
+    call.refuse_product_bound()?;
     let query = Query::parse(request.uri().query())?;
     let rows = selected(app, &call, &query).await?;
     let subscriptions = shown(&rows);
@@ -86,6 +88,7 @@ pub(super) async fn list(app: &App, request: Request) -> Answer {
 
 pub(super) async fn get(app: &App, request: Request, id: &str) -> Answer {
     let call = Call::begin(app, request.headers(), Right::Look)?;
+    call.refuse_product_bound()?;
     let rows = app.engine.read(|state| own(state, &call)).await?;
     let row = rows.iter().find(|row| *row.id == *id);
     let shown = row.and_then(|row| Some(SubscriptionShown::new(row, Notification::of_format(&row.format)?)));
@@ -94,6 +97,7 @@ pub(super) async fn get(app: &App, request: Request, id: &str) -> Answer {
 
 pub(super) async fn delete(app: &App, request: Request, id: &str) -> Answer {
     let call = Call::begin(app, request.headers(), Right::Change)?;
+    call.refuse_product_bound()?;
     let rows = app.engine.read(|state| own(state, &call)).await?;
     if !rows.iter().any(|row| *row.id == *id) {
         return Err(unknown(id));
@@ -106,7 +110,15 @@ pub(super) async fn delete(app: &App, request: Request, id: &str) -> Answer {
 /// Those that the query selects; all of the application's where it selects nothing.
 pub(super) async fn delete_many(app: &App, request: Request) -> Answer {
     let call = Call::begin(app, request.headers(), Right::Change)?;
+    call.refuse_product_bound()?;
     let query = Query::parse(request.uri().query())?;
+    // A slip in a key would select everything.
+    const KNOWN: [&str; 5] = ["notifyType", "callbackUrl", "appId", "pageNo", "pageSize"];
+    if let Some(key) = query.iter().map(|(key, _)| key.trim_start_matches('?')).find(|key| !key.is_empty() && !KNOWN.contains(key))
+    {
+        let key: String = key.chars().take(40).collect();
+        return Err(Failure::bad_request(format!("{key:?} selects nothing; select by notifyType and callbackUrl")));
+    }
     for row in selected(app, &call, &query).await? {
         app.engine.delete_subscription(&call.organization, &row.id, call.now).await?;
     }

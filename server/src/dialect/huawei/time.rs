@@ -18,7 +18,8 @@ pub(super) fn parse(text: &str) -> Option<Timestamp> {
     }
     let small = |from| i8::try_from(number(from, from + 2)?).ok();
     let time = DateTime::new(number(0, 4)?, small(4)?, small(6)?, small(9)?, small(11)?, small(13)?, 0).ok()?;
-    let seconds = time.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second();
+    // The last hours of the year 9999, which mean "without end", are past what the library counts.
+    let seconds = time.to_zoned(TimeZone::UTC).map_or(jiff::Timestamp::MAX, |time| time.timestamp()).as_second();
     Some(Timestamp::from_seconds(u64::try_from(seconds).unwrap_or(0)))
 }
 

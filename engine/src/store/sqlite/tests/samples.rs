@@ -248,7 +248,8 @@ pub(super) fn token(n: u32, variation: u8) -> Row {
     Row::Token(Arc::new(Token {
         id: token_id(n),
         secret_sha256: [variation; 32],
-        purpose: [TokenPurpose::Access, TokenPurpose::Refresh, TokenPurpose::Authorize][variation as usize % 3],
+        purpose: [TokenPurpose::Access, TokenPurpose::Refresh, TokenPurpose::Authorize, TokenPurpose::Signed]
+            [variation as usize % 4],
         role: [Role::Admin, Role::Operator, Role::User, Role::Device][variation as usize % 4],
         organization: "acme".into(),
         product_id: maybe(variation, "p".into()),
