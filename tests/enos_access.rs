@@ -322,6 +322,26 @@ fn enos_a_path_or_method_that_is_not_there_is_told_in_the_envelope() {
 }
 
 #[test]
+fn enos_no_body_and_a_null_are_an_empty_object() {
+    let platform = Platform::start();
+    let native = platform.native_token(json!({ "role": "operator" }));
+    let query = [("action", "search"), ("orgId", ORGANIZATION)];
+    let headers = [("apim-accesstoken", native.as_str())];
+    for body in ["", "null", " null\n", "{}"] {
+        assert_eq!(search(&platform, "POST", &query, &headers, body), 0, "{body:?}");
+    }
+}
+
+#[test]
+fn enos_a_clock_that_is_off_is_told_by_how_much() {
+    let platform = Platform::start();
+    let server = platform.server.anonymous();
+    let told = |timestamp| server.post(GET, &platform.app.login(timestamp)).json()["msg"].as_str().unwrap().to_owned();
+    assert!(told(now_ms() - 3_600_000).contains(" seconds behind this server's clock"));
+    assert!(told(now_ms() + 3_600_000).contains(" seconds ahead of this server's clock"));
+}
+
+#[test]
 fn enos_24400_a_body_that_is_no_json_object() {
     let platform = Platform::start();
     let native = platform.native_token(json!({ "role": "operator" }));

@@ -136,6 +136,31 @@ fn pages_neither_repeat_nor_skip_while_devices_come_and_change() {
 }
 
 #[test]
+fn two_clients_of_one_application_page_through_one_search_and_neither_misses_a_device() {
+    let rollouts = Rollouts::start();
+    let before: BTreeSet<String> = (0..30).map(|number| format!("device-{number:02}")).collect();
+    for device in &before {
+        rollouts.put_device(device, "1.0");
+    }
+    let page = |number: usize| -> Vec<String> {
+        let pagination = json!({ "pageNo": number, "pageSize": 10 });
+        let wanted = json!({ "expression": "firmwareVersion='1.0'", "pagination": pagination });
+        texts(data(&rollouts.search_page("searchDeviceUpgrade", &wanted)).as_array().unwrap(), "deviceKey")
+    };
+    let mut first = page(1);
+    for device in &first {
+        rollouts.put_device(device, "2.0");
+    }
+    let after: BTreeSet<String> = before.iter().filter(|device| !first.contains(device)).cloned().collect();
+    first.extend(page(2));
+    let mut second = page(1);
+    first.extend(page(3));
+    second.extend(page(2));
+    assert_eq!(first.into_iter().collect::<BTreeSet<_>>(), before);
+    assert_eq!(second.into_iter().collect::<BTreeSet<_>>(), after);
+}
+
+#[test]
 fn a_token_of_one_product_finds_nothing_of_another_and_a_device_nothing_at_all() {
     let rollouts = Rollouts::start();
     rollouts.put_device("a", "1.0");

@@ -129,6 +129,10 @@ fn enos_24400_a_body_that_is_no_form_or_another_form_than_it_says() {
     ] {
         assert_eq!(code(&send(content_type, body)), 24_400, "{content_type}, {} bytes", body.len());
     }
+    // Who signs what isn't signed here, a JSON body, learns what is wrong with that first.
+    let response = platform.firmware("create", &[("productKey", PRODUCT)], &json!({ "version": "2.0" }));
+    assert_eq!(code(&response), 24_400);
+    assert!(message(&response).contains("must be multipart/form-data"), "{}", message(&response));
     nothing_is_kept(&platform, file);
     assert_eq!(send(&form.content_type(), &whole).json()["code"], 0);
 }

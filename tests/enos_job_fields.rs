@@ -1,7 +1,7 @@
 //! What a job says of itself: every field of `ota-jobs?action=create` as it is shown afterwards, and what each does.
 
 use crate::enos_fleet::{Rollouts, data, for_all, refused};
-use crate::enos_support::{ORGANIZATION, PRODUCT};
+use crate::enos_support::{ORGANIZATION, PRODUCT, path};
 use serde_json::{Value, json};
 
 /// 2030-01-01T00:00:00Z.
@@ -153,6 +153,49 @@ fn a_slip_in_the_scope_is_named_rather_than_widening_the_job() {
         assert!(code == 24_400 && got.contains(message), "{changes}: {code} {got}");
     }
     assert!(rollouts.search("search", "").is_empty());
+}
+
+#[test]
+fn a_number_that_would_become_another_text_is_refused() {
+    let rollouts = Rollouts::start();
+    for version in ["1.10", "1e3", "true"] {
+        let scope: Value = serde_json::from_str(&format!(r#"{{ "type": "total", "versionNumbers": [{version}] }}"#)).unwrap();
+        let (code, message) = rollouts.job_refused(json!({ "upgradeScope": scope }));
+        assert!(code == 24_400 && message.contains("versionNumbers[0]") && message.contains("put it in quotes"), "{message}");
+    }
+    let job = rollouts.get_job(&rollouts.job(json!({ "upgradeScope": { "type": "total", "versionNumbers": [7] } })));
+    assert_eq!(job["upgradeScope"]["versionNumbers"], json!(["7"]));
+}
+
+#[test]
+fn a_refusal_names_fields_as_they_were_sent() {
+    let rollouts = Rollouts::start();
+    let long = "x".repeat(5_000);
+    for (scope, message) in [
+        (json!({ "type": "total", "versionNumbers": [long] }), "upgradeScope.versionNumbers has 5000 bytes"),
+        (json!({ "type": "partial", "versionNumbers": ["1.0"], "deviceKeys": [long] }), "upgradeScope.deviceKeys has 5000 bytes"),
+        (
+            json!({ "type": "partial", "versionNumbers": ["1.0"], "assetTrees": { "treeId": long } }),
+            "upgradeScope.assetTrees has 5000 bytes",
+        ),
+    ] {
+        let (code, got) = rollouts.job_refused(json!({ "upgradeScope": scope }));
+        assert!(code == 24_400 && got.starts_with(message), "{got}");
+    }
+}
+
+#[test]
+fn a_body_beyond_the_bound_is_read_on_so_that_its_sender_learns_why_it_is_refused() {
+    let rollouts = Rollouts::start();
+    let token = rollouts.platform.native_token(json!({ "role": "operator" }));
+    let url = path("ota-jobs", &[("action", "search"), ("orgId", ORGANIZATION)]);
+    let client = rollouts.server().anonymous();
+    for megabytes in [2, 6, 20] {
+        let body = " ".repeat(megabytes << 20);
+        let request = client.request("POST", &url).header("apim-accesstoken", &token);
+        let (code, message) = refused(&request.body(body.as_bytes()).send().json());
+        assert!(code == 24_400 && message.contains("the body is larger than"), "{megabytes} MiB: {code} {message}");
+    }
 }
 
 #[test]

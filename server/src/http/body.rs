@@ -2,8 +2,10 @@
 //!
 //! A request body is watched while somebody waits for it: no piece within the time limit, or fewer bytes than a crawl over a long
 //! time, and it ends with [`BodyError::TooSlow`]. A body that arrives together with its head, as a device's does, costs no timer.
+//! One that is too large is read on for a while without being kept, so that its sender comes to read the answer.
 
 use crate::image::ImageBody;
+use ::http::header::EXPECT;
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
 use std::convert::Infallible;
@@ -35,6 +37,10 @@ enum Wait {
 
 /// A streamed body may take as long as it likes if it brings this much on average; 1 KiB/s is slower than any modem of a factory.
 const STREAM_BYTES_PER_S_MIN: u64 = 1024;
+
+/// How far beyond its limit, and for how long, a refused body is read on so that its sender comes to read why.
+const DRAINED_BYTES_MAX: u64 = 24 << 20;
+const DRAINING_MAX: Duration = Duration::from_secs(5);
 
 impl RequestBody {
     pub fn new(incoming: Incoming, timeout: Duration, peer: super::Peer) -> Self {
@@ -136,26 +142,52 @@ impl BodyError {
 /// Reads a small body whole, bounded in size and time.
 pub async fn read_body(request: super::Request, limit: usize) -> Result<(::http::request::Parts, Bytes), BodyError> {
     let (parts, mut body) = request.into_parts();
+    let read = read_whole(&mut body, limit).await;
+    if let Err(BodyError::TooLarge { .. }) = read
+        && !parts.headers.contains_key(EXPECT)
+    {
+        drain(&mut body, limit).await;
+    }
+    Ok((parts, read?))
+}
+
+/// Reads a refused body on without looking, for a while: a client that is still sending reads no answer, and a connection that is closed
+/// on what it sent takes the answer with it. Whom that would not help is answered at once: who sends far more, and, by the
+/// caller, who asked before sending.
+async fn drain(body: &mut RequestBody, limit: usize) {
+    let bytes_max = limit as u64 + DRAINED_BYTES_MAX;
+    if body.declared_len().is_some_and(|length| length > bytes_max) {
+        return;
+    }
+    let reading = async {
+        while body.received_bytes < bytes_max
+            && let Ok(Some(_)) = next_data(body).await
+        {}
+    };
+    // Whether it came to its end or not, there is nothing more to wait for.
+    let _ = tokio::time::timeout(DRAINING_MAX, reading).await;
+}
+
+async fn read_whole(body: &mut RequestBody, limit: usize) -> Result<Bytes, BodyError> {
     if body.declared_len().is_some_and(|length| length > limit as u64) {
         return Err(BodyError::TooLarge { limit });
     }
-    let Some(first) = next_data(&mut body).await? else { return Ok((parts, Bytes::new())) };
+    let Some(first) = next_data(body).await? else { return Ok(Bytes::new()) };
     check_length(first.len(), limit)?;
     // A small body comes in one piece; it is handed on as it lies.
     if body.is_end_stream() {
-        return Ok((parts, first));
+        return Ok(first);
     }
     let allowed = body.timeout;
     let rest = tokio::time::timeout(allowed, async {
         let mut whole = BytesMut::from(&first[..]);
-        while let Some(data) = next_data(&mut body).await? {
+        while let Some(data) = next_data(body).await? {
             check_length(whole.len() + data.len(), limit)?;
             whole.extend_from_slice(&data);
         }
         Ok(whole.freeze())
     });
-    let whole = rest.await.map_err(|_| BodyError::TooSlow)??;
-    Ok((parts, whole))
+    rest.await.map_err(|_| BodyError::TooSlow)?
 }
 
 /// The next piece of the body; `None` at its end. Trailers are skipped.

@@ -1,8 +1,8 @@
 //! Lenient in: numbers and booleans as platforms' own examples write them.
 //!
 //! For `#[serde(deserialize_with = "…")]`, together with `#[serde(default)]` where the field may be absent. A number may be a text
-//! (blanks around it and zeros before it don't count), a boolean may be a text or 0 and 1, an explicit `null` is as good as
-//! nothing. What is out is always a real number or boolean: see `encode` of each dialect.
+//! (blanks around it and zeros before it don't count), a boolean may be a text or 0 and 1, a text may be an integer, an explicit `null`
+//! is as good as nothing. What is out is always a real number or boolean: see `encode` of each dialect.
 
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
@@ -37,7 +37,8 @@ pub fn boolean<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Er
     optional_boolean(deserializer).map(Option::unwrap_or_default)
 }
 
-/// A text; a number or boolean counts as its own text, `null` is none.
+/// A text; an integer counts as its own text, `null` is none. Of no other number is it known how it was written (1.10 comes here as 1.1,
+/// 1e3 as 1000), and a version that is read as another one finds other devices: such numbers are refused, and so are booleans.
 pub fn optional_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     deserializer.deserialize_any(TextVisitor)
 }
@@ -208,7 +209,7 @@ impl<'de> Visitor<'de> for TextVisitor {
     }
 
     fn visit_bool<E: de::Error>(self, value: bool) -> Result<Self::Value, E> {
-        Ok(Some(value.to_string()))
+        Err(E::custom(format_args!("expected a text, got {value}; put it in quotes")))
     }
 
     fn visit_i64<E: de::Error>(self, value: i64) -> Result<Self::Value, E> {
@@ -219,8 +220,8 @@ impl<'de> Visitor<'de> for TextVisitor {
         Ok(Some(value.to_string()))
     }
 
-    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Self::Value, E> {
-        Ok(Some(value.to_string()))
+    fn visit_f64<E: de::Error>(self, _value: f64) -> Result<Self::Value, E> {
+        Err(E::custom("expected a text, got a number with a point or an exponent, or a very long one; put it in quotes"))
     }
 
     fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
@@ -279,6 +280,19 @@ mod tests {
         assert!(read(r#"{"number":"-1"}"#).unwrap_err().contains("out of range"));
         assert!(read(r#"{"number":"1e3"}"#).is_err());
         assert!(read(r#"{"flag":2}"#).is_err() && read(r#"{"flag":"yes"}"#).is_err());
+    }
+
+    #[test]
+    fn a_text_is_an_integer_but_no_number_that_would_become_another_text() {
+        for (text, name) in
+            [(r#"{"name":0}"#, "0"), (r#"{"name":-7}"#, "-7"), (r#"{"name":18446744073709551615}"#, "18446744073709551615")]
+        {
+            assert_eq!(read(text).unwrap().name.as_deref(), Some(name), "{text}");
+        }
+        for value in ["1.10", "2.0", "1e3", "1E-3", "-0.0", "18446744073709551616", "true", "false"] {
+            let message = read(&format!(r#"{{"name":{value}}}"#)).unwrap_err();
+            assert!(message.contains("expected a text, got") && message.contains("put it in quotes"), "{value}: {message}");
+        }
     }
 
     #[test]

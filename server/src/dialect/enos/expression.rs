@@ -15,7 +15,8 @@
 //! with its place: to ignore a test would find more than was asked for, and some callers act on what they find.
 //!
 //! [`expression_reader`](super::expression_reader) reads; what `like` means is in [`pattern`](super::pattern). [`BYTES_MAX`],
-//! [`NESTING_MAX`] and [`VALUES_MAX`] keep an expression small enough to be evaluated without a second thought.
+//! [`NESTING_MAX`], [`VALUES_MAX`], [`LIKES_MAX`] and [`PATTERN_CHARS_MAX`] keep an expression small enough to be evaluated without a second
+//! thought.
 
 use super::expression_reader::Reader;
 use super::pattern::Pattern;
@@ -26,6 +27,10 @@ pub(super) const BYTES_MAX: usize = 65_536;
 pub(super) const NESTING_MAX: usize = 16;
 /// Values of all tests together.
 pub(super) const VALUES_MAX: usize = 1_000;
+/// Each looks through every name there is.
+pub(super) const LIKES_MAX: usize = 8;
+/// As long as a name may be by default, and more than anybody types.
+pub(super) const PATTERN_CHARS_MAX: usize = 128;
 
 /// What an expression may test.
 #[derive(Clone, Copy, Debug)]

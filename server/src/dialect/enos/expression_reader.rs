@@ -2,7 +2,10 @@
 //!
 //! Invariant: a fault is told at the token that doesn't fit, counted in characters, with what could have stood there.
 
-use super::expression::{BYTES_MAX, Expression, ExpressionError, FieldRule, Matcher, NESTING_MAX, Operator, VALUES_MAX, ValueKind};
+use super::expression::{
+    BYTES_MAX, Expression, ExpressionError, FieldRule, LIKES_MAX, Matcher, NESTING_MAX, Operator, PATTERN_CHARS_MAX, VALUES_MAX,
+    ValueKind,
+};
 use super::pattern::Pattern;
 use std::fmt;
 use std::str::FromStr;
@@ -46,6 +49,7 @@ pub(super) struct Reader<'a, F: 'static> {
     end: usize,
     nesting: usize,
     values: usize,
+    likes: usize,
 }
 
 impl<'a, F: Copy> Reader<'a, F> {
@@ -55,7 +59,7 @@ impl<'a, F: Copy> Reader<'a, F> {
             let message = format!("expected an expression of at most {BYTES_MAX} bytes, got {}; ask in several calls", text.len());
             return Err(ExpressionError { character: 1, message });
         }
-        let mut reader = Self { text, table, token: Token::End, begin: 0, end: 0, nesting: 0, values: 0 };
+        let mut reader = Self { text, table, token: Token::End, begin: 0, end: 0, nesting: 0, values: 0, likes: 0 };
         reader.advance()?;
         Ok(reader)
     }
@@ -123,7 +127,7 @@ impl<'a, F: Copy> Reader<'a, F> {
             Operator::Equal if rule.kind == ValueKind::Boolean => Matcher::Is(self.boolean()?),
             Operator::Equal => Matcher::OneOf(vec![self.value(rule.kind)?]),
             Operator::In => Matcher::OneOf(self.list(rule.kind)?),
-            Operator::Like => Matcher::Like(Pattern::new(&self.value(rule.kind)?)),
+            Operator::Like => Matcher::Like(self.pattern(rule.kind)?),
         };
         Ok(Expression::Test(rule.field, matcher))
     }
@@ -194,6 +198,21 @@ impl<'a, F: Copy> Reader<'a, F> {
         self.count_value()?;
         self.advance()?;
         Ok(value)
+    }
+
+    fn pattern(&mut self, kind: ValueKind) -> Result<Pattern, ExpressionError> {
+        self.likes += 1;
+        if self.likes > LIKES_MAX {
+            return Err(self.expected(format!("at most {LIKES_MAX} tests with like; ask in several calls")));
+        }
+        let begin = self.begin;
+        let text = self.value(kind)?;
+        let chars = text.chars().count();
+        if chars > PATTERN_CHARS_MAX {
+            let message = format!("expected a text of at most {PATTERN_CHARS_MAX} characters after like, got {chars}; shorten it");
+            return Err(self.fault_at(begin, message));
+        }
+        Ok(Pattern::new(&text))
     }
 
     fn boolean(&mut self) -> Result<bool, ExpressionError> {
@@ -416,6 +435,23 @@ mod tests {
         assert_eq!(parse(&long).unwrap_err().character, 1);
         let joined = vec!["productKey='a'"; VALUES_MAX + 1].join(" and ");
         assert!(parse(&joined).is_err());
+    }
+
+    #[test]
+    fn tests_with_like_and_the_length_of_their_texts_are_bounded() {
+        let likes = |count: usize| vec!["name.zh_CN like 'a'"; count].join(" or ");
+        assert!(parse(&likes(LIKES_MAX)).is_ok());
+        assert_eq!(
+            parse(&likes(LIKES_MAX + 1)).unwrap_err().to_string(),
+            "expression, character 201: expected at most 8 tests with like; ask in several calls, got the text \"a\""
+        );
+        let long = |chars: usize| format!("name.zh_CN like '{}'", "固".repeat(chars));
+        assert!(parse(&long(PATTERN_CHARS_MAX)).is_ok());
+        assert_eq!(
+            parse(&long(PATTERN_CHARS_MAX + 1)).unwrap_err().to_string(),
+            "expression, character 17: expected a text of at most 128 characters after like, got 129; shorten it"
+        );
+        assert!(parse(&long(PATTERN_CHARS_MAX + 1).replace("like", "=")).is_ok(), "what is compared whole may be longer");
     }
 
     /// Whatever comes in, an answer comes out; a fault lies within the text or right behind it.

@@ -2,7 +2,7 @@
 
 use super::expression::{Expression, FieldRule, Matcher, Operator, ValueKind};
 use super::firmware_metadata::{NAME_KEY, SIGN_METHOD_KEY, TAG_PREFIX};
-use super::job_search::NameIn;
+use super::job_search::{NameIn, matching};
 use super::search::Search;
 use super::status::Failure;
 use super::text::LocalizedText;
@@ -62,10 +62,10 @@ pub(super) async fn delete(call: &Call) -> Answered {
 /// Newest first.
 pub(super) async fn search(call: &Call) -> Answered {
     let search = Search::read(call, "firmware")?;
-    let expression = search.expression(FIELDS)?;
+    let expression = search.expression(FIELDS)?.map(Arc::new);
     let found = match search.kept(call) {
         Some(found) => found,
-        None => search.keep(call, find_all(call, expression.as_ref()).await?),
+        None => search.keep(call, find_all(call, expression).await?),
     };
     let page = found.page(search.page.offset() as u64, search.page.limit());
     let read = |state: &State| -> Vec<Found> {
@@ -105,7 +105,7 @@ fn with_product(state: &State, call: &Call, row: Arc<Firmware>) -> Option<Found>
     is_own.then(|| (row, Arc::clone(product)))
 }
 
-async fn find_all(call: &Call, expression: Option<&Expression<FirmwareField>>) -> Result<ResultSet, Failure> {
+async fn find_all(call: &Call, expression: Option<Arc<Expression<FirmwareField>>>) -> Result<ResultSet, Failure> {
     let mut found = RoaringBitmap::new();
     let mut before: Option<FirmwareNumber> = None;
     loop {
@@ -113,13 +113,12 @@ async fn find_all(call: &Call, expression: Option<&Expression<FirmwareField>>) -
             let rows = state.firmware_list(&call.organization, None, before, ROWS_PER_READ);
             let last = rows.last().map(|row| row.number);
             let is_last = rows.len() < ROWS_PER_READ;
-            let own = rows.into_iter().filter_map(|row| with_product(state, call, row));
-            let matching: Vec<u32> =
-                own.filter(|found| expression.is_none_or(|wanted| matches(wanted, found))).map(|(row, _)| row.number.0).collect();
-            (matching, last, is_last)
+            let own: Vec<Found> = rows.into_iter().filter_map(|row| with_product(state, call, row)).collect();
+            (own, last, is_last)
         };
-        let (matching, last, is_last) = call.app.engine.read(read).await?;
-        found.extend(matching);
+        let (own, last, is_last) = call.app.engine.read(read).await?;
+        let matching = matching(own, expression.clone(), matches).await?;
+        found.extend(matching.iter().map(|(row, _)| row.number.0));
         before = last;
         if is_last {
             return Ok(ResultSet::of(Order::NewestFirst, found));

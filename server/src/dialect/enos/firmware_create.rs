@@ -43,6 +43,11 @@ pub(super) async fn create(call: &Call, request: Request) -> Answered {
     }
 }
 
+/// Refuses a body that is no form by its `Content-Type`.
+pub(super) fn check_form(headers: &HeaderMap) -> Result<(), Failure> {
+    Boundary::of(headers).map(|_| ()).map_err(Failure::from)
+}
+
 /// What the head of the request says.
 struct Begun<'a> {
     product_id: &'a str,

@@ -26,7 +26,7 @@ pub(super) struct ScopeWritten {
     asset_trees: Option<OneOrMany<Object<TreeWritten>>>,
 }
 
-/// A number counts as its own text.
+/// An integer counts as its own text.
 #[derive(Debug, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Text(#[serde(deserialize_with = "lenient::text")] pub(super) String);
@@ -333,6 +333,15 @@ mod tests {
             (json!({ "type": "total", "versionNumbers": "1.0" }), "versionNumbers"),
             (json!({ "type": "partial", "versionNumbers": ["1"], "deviceKeys": "a" }), "deviceKeys"),
             (json!({ "type": "partial", "versionNumbers": ["1"], "deviceKeys": [null] }), "deviceKeys"),
+            (json!({ "type": "total", "versionNumbers": ["1", 1.1] }), "versionNumbers[1]: expected a text, got a number"),
+            (json!({ "type": "partial", "versionNumbers": [1], "deviceKeys": [true] }), "got true; put it in quotes"),
+            (json!({ "type": "partial", "versionNumbers": [1], "tags": { "a": 1.5 } }), "put it in quotes"),
+            (json!({ "type": "partial", "versionNumbers": [1], "tags": { "a": ["b", false] } }), "put it in quotes"),
+            (json!({ "type": "partial", "versionNumbers": [1], "assetTrees": { "treeId": 1.5 } }), "put it in quotes"),
+            (
+                json!({ "type": "partial", "versionNumbers": [1], "assetTrees": { "treeId": "t", "includedNodes": [1e30] } }),
+                "put it in quotes",
+            ),
         ] {
             let (code, got) = read(&scope).unwrap_err();
             assert!(code == 24_400 && got.contains(message), "{scope}: {code} {got}");

@@ -10,7 +10,8 @@ use super::{Answer, Answered, Call};
 use crate::dialect::common::result_sets::{Order, ResultSet};
 use roaring::RoaringBitmap;
 use sluicegate::model::{Selector, TaskNumber};
-use sluicegate::{State, TaskInfo};
+use sluicegate::{Error, State, TaskInfo};
+use std::sync::Arc;
 
 /// Rows read under one lock; who has more jobs takes turns with whoever else wants to read or write.
 const JOBS_PER_READ: usize = 500;
@@ -85,10 +86,10 @@ const FIELDS: &[FieldRule<JobField>] = &[
 
 pub(super) async fn search(call: &Call) -> Answered {
     let search = Search::read(call, "search")?;
-    let expression = search.expression(FIELDS)?;
+    let expression = search.expression(FIELDS)?.map(Arc::new);
     let found = match search.kept(call) {
         Some(found) => found,
-        None => search.keep(call, find(call, expression.as_ref()).await?),
+        None => search.keep(call, find(call, expression).await?),
     };
     let page = found.page(search.page.offset() as u64, search.page.limit());
     let read = |state: &State| -> Vec<FoundJob> {
@@ -109,28 +110,38 @@ pub(super) async fn search(call: &Call) -> Answered {
     Answer::page(&rows, search.page.of(found.count()))
 }
 
-async fn find(call: &Call, expression: Option<&Expression<JobField>>) -> Result<ResultSet, Failure> {
+async fn find(call: &Call, expression: Option<Arc<Expression<JobField>>>) -> Result<ResultSet, Failure> {
     let mut found = RoaringBitmap::new();
     let mut before = None;
     loop {
-        let read = |state: &State| {
+        let read = |state: &State| -> Vec<FoundJob> {
             let tasks = own_tasks(state, call, before, JOBS_PER_READ);
-            let last = tasks.last().map(|task| task.row.number);
-            let is_last = tasks.len() < JOBS_PER_READ;
-            let jobs = tasks.into_iter().map(|task| with_firmware(state, task));
-            let matching: Vec<u32> = jobs
-                .filter(|job| expression.is_none_or(|wanted| matches(wanted, job)))
-                .map(|(task, _)| task.row.number.0)
-                .collect();
-            (matching, last, is_last)
+            tasks.into_iter().map(|task| with_firmware(state, task)).collect()
         };
-        let (matching, last, is_last) = call.app.engine.read(read).await?;
-        found.extend(matching);
-        before = last;
+        let jobs = call.app.engine.read(read).await?;
+        let is_last = jobs.len() < JOBS_PER_READ;
+        before = jobs.last().map(|(task, _)| task.row.number);
+        let matching = matching(jobs, expression.clone(), matches).await?;
+        found.extend(matching.iter().map(|(task, _)| task.row.number.0));
         if is_last {
             return Ok(ResultSet::of(Order::NewestFirst, found));
         }
     }
+}
+
+/// Those for which the expression holds. Names are compared outside the engine's lock, and where nobody waits for this thread.
+pub(super) async fn matching<R, F>(
+    rows: Vec<R>,
+    expression: Option<Arc<Expression<F>>>,
+    matches: fn(&Expression<F>, &R) -> bool,
+) -> Result<Vec<R>, Failure>
+where
+    R: Send + 'static,
+    F: Send + Sync + 'static,
+{
+    let Some(expression) = expression else { return Ok(rows) };
+    let matching = tokio::task::spawn_blocking(move || rows.into_iter().filter(|row| matches(&expression, row)).collect());
+    Ok(matching.await.map_err(|_| Error::Closed)?)
 }
 
 /// Newest first, those that the caller may see.

@@ -174,9 +174,14 @@ async fn act(call: &Call, action: UpgradeAction) -> Answered {
     let written: DevicesWritten = call.json()?;
     let keys = written.device_keys.unwrap_or_default();
     let device_ids: Vec<Box<str>> = without_repeats(keys.iter().map(|key| key.0.as_str())).into_iter().map(Into::into).collect();
-    if device_ids.is_empty() || device_ids.len() > DEVICE_KEYS_MAX {
+    if device_ids.is_empty() {
+        return Err(Failure::invalid("deviceKeys is required, and is missing or empty; name devices of the job"));
+    }
+    if device_ids.len() > DEVICE_KEYS_MAX {
         let count = device_ids.len();
-        return Err(Failure::invalid(format!("deviceKeys must name 1 to {DEVICE_KEYS_MAX} devices of the job, got {count}")));
+        return Err(Failure::invalid(format!(
+            "deviceKeys names {count} devices; give {DEVICE_KEYS_MAX} at most, in several calls"
+        )));
     }
     let (task, _) = jobs::find(call).await?;
     let action =

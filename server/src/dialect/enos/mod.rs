@@ -43,6 +43,7 @@ pub use memory::Memory;
 use crate::app::App;
 use crate::auth::Caller;
 use crate::dialect::common::decode::from_json;
+use crate::dialect::common::lenient::Object;
 use crate::http::{Query, Reply, Request, read_body};
 use ::http::header::CONTENT_TYPE;
 use ::http::{HeaderMap, Method};
@@ -52,6 +53,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluicegate::model::Timestamp;
 use status::Failure;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// One call of an action, its caller known and let in.
@@ -63,14 +65,19 @@ struct Call {
     parameters: Parameters,
     /// Whole; empty where the call has none, and for a multipart body.
     body: Bytes,
+    /// Where the call came from.
+    address: IpAddr,
     now: Timestamp,
 }
 
 impl Call {
-    /// The body as a JSON object; no body is an empty object.
+    /// The body as a JSON object; no body and `null` are an empty object.
     fn json<T: DeserializeOwned>(&self) -> Result<T, Failure> {
-        let body = if self.body.trim_ascii().is_empty() { b"{}" } else { &*self.body };
-        from_json(body).map_err(Failure::invalid)
+        let body = match self.body.trim_ascii() {
+            b"" | b"null" => b"{}",
+            body => body,
+        };
+        from_json(body).map(|Object(read)| read).map_err(Failure::invalid)
     }
 
     /// What is found by an id and isn't of a product that the caller opens, is as good as not there.
@@ -154,12 +161,17 @@ async fn route(app: &Arc<App>, request: Request) -> Answered {
     let parameters = Parameters::read(&request)?;
     let action = Action::read(resource, parameters.get("action"))?;
     let now = app.now();
+    let address = request.body().peer().address.ip();
     let caller = access::caller(app, request.headers(), now)?;
 
     if action == Action::FirmwareCreate {
         // A form is not signed, only what stands in the URL.
         let signed = access::check_signature(app, &caller, request.headers(), &parameters, b"", now).await;
-        let begun = signed.and_then(|()| Call::begin(app, caller, parameters, Bytes::new(), action, now));
+        // Who signed a JSON body learns that a form is needed, rather than look for the fault in the signature.
+        let signed = signed.or_else(|failure| {
+            if is_multipart(request.headers()) { Err(failure) } else { firmware_create::check_form(request.headers()) }
+        });
+        let begun = signed.and_then(|()| Call::begin(app, caller, parameters, Bytes::new(), address, action, now));
         return match begun {
             Ok(call) => firmware_create::create(&call, request).await,
             Err(failure) => {
@@ -171,7 +183,7 @@ async fn route(app: &Arc<App>, request: Request) -> Answered {
     let (parts, body) = read_body(request, app.config.limits.body_bytes_max).await?;
     let signed: &[u8] = if is_multipart(&parts.headers) { b"" } else { &body };
     access::check_signature(app, &caller, &parts.headers, &parameters, signed, now).await?;
-    let call = Call::begin(app, caller, parameters, body, action, now)?;
+    let call = Call::begin(app, caller, parameters, body, address, action, now)?;
     match action {
         // Taken above, its body unread.
         Action::FirmwareCreate => Err(Failure::internal("a firmware's file was read whole")),
@@ -199,13 +211,14 @@ impl Call {
         caller: Caller,
         parameters: Parameters,
         body: Bytes,
+        address: IpAddr,
         action: Action,
         now: Timestamp,
     ) -> Result<Self, Failure> {
         access::may(&caller, action.changes())?;
         app.fair_use.call(&caller)?;
         let organization = access::organization(app, &caller, parameters.required("orgId")?)?;
-        Ok(Self { app: Arc::clone(app), caller, organization, parameters, body, now })
+        Ok(Self { app: Arc::clone(app), caller, organization, parameters, body, address, now })
     }
 }
 

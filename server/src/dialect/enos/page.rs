@@ -46,6 +46,11 @@ impl Page {
         Ok(Self { number, size })
     }
 
+    /// From 1.
+    pub(super) fn number(self) -> u64 {
+        self.number
+    }
+
     /// Rows before it.
     pub(super) fn offset(self) -> usize {
         usize::try_from((self.number - 1).saturating_mul(self.size)).unwrap_or(usize::MAX)

@@ -1,4 +1,7 @@
 //! What `like` means in an expression.
+//!
+//! A text is gone through once, whatever the pattern: each part is looked for behind the one before, by a search that takes time in
+//! proportion to what it passes, and no part is ever looked for again.
 
 /// A text with holes. `%` stands for any characters; without one, the pattern may stand anywhere in the text. `\%` is a percent sign.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,6 +74,10 @@ mod tests {
             (r"5\%", "5% done", true),
             (r"5\%", "50", false),
             ("固%一", "固件第一", true),
+            // What brings a matcher that goes back to its knees.
+            (&"a%".repeat(64), &"a".repeat(100_000), true),
+            (&format!("%{}b", "a%".repeat(63)), &"a".repeat(100_000), false),
+            (&format!("%{}b%", "a".repeat(100)), &"a".repeat(100_000), false),
         ] {
             assert_eq!(Pattern::new(pattern).matches(text), expected, "{text:?} like {pattern:?}");
         }

@@ -5,7 +5,7 @@ use super::expression::{Expression, ExpressionError, FieldRule};
 use super::page::{Page, PageWritten};
 use super::status::Failure;
 use crate::dialect::common::lenient::{self, Object};
-use crate::dialect::common::result_sets::{ResultSet, SearchKey};
+use crate::dialect::common::result_sets::{PageRead, ResultSet, SearchKey, Searcher};
 use serde::Deserialize;
 use std::sync::Arc;
 
@@ -45,28 +45,36 @@ impl Search {
         if self.page.offset() == 0 {
             return None;
         }
-        call.app.enos.searches.get(&self.key(call), call.now)
+        call.app.enos.searches.get(&self.key(call), self.page_read(call), call.now)
     }
 
     /// Keeps what was found for further pages, where there are any.
     pub(super) fn keep(&self, call: &Call, found: ResultSet) -> Arc<ResultSet> {
         let found = Arc::new(found);
-        let (searches, key) = (&call.app.enos.searches, self.key(call));
         if found.count() > self.page.limit() as u64 {
-            searches.put(key, Arc::clone(&found), call.now);
-        } else {
-            searches.forget(&key);
+            call.app.enos.searches.put(self.key(call), self.page_read(call), Arc::clone(&found), call.now);
         }
         found
     }
 
     fn key(&self, call: &Call) -> SearchKey {
+        let caller = &call.caller;
+        let searcher = match (&caller.app, caller.token) {
+            (Some(app), _) => Searcher::App(Arc::clone(app)),
+            (None, Some(token)) => Searcher::Token(token),
+            (None, None) => Searcher::Administrator,
+        };
         SearchKey {
-            token: call.caller.token,
+            searcher,
             organization: Arc::clone(&call.organization),
+            product_id: caller.product_id.clone(),
             call: self.name,
             question: self.expression.trim().to_owned(),
         }
+    }
+
+    fn page_read(&self, call: &Call) -> PageRead {
+        PageRead { number: self.page.number(), size: self.page.limit() as u64, address: call.address }
     }
 }
 

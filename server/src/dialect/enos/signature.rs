@@ -42,9 +42,19 @@ pub(super) fn matches(expected: &str, got: &str) -> bool {
     expected.as_bytes().ct_eq(got.trim().to_ascii_lowercase().as_bytes()).into()
 }
 
-/// Whether a client's time is near enough to ours.
-pub(super) fn is_timely(timestamp: Timestamp, now: Timestamp) -> bool {
-    timestamp.as_millis().abs_diff(now.as_millis()) <= CLOCK_TOLERANCE_S * 1_000
+/// Refuses a client's time that is too far from ours; says by how much, because that tells a wrong clock from a wrong unit.
+pub(super) fn check_time(name: &str, timestamp: Timestamp, now: Timestamp) -> Result<(), String> {
+    let off_ms = timestamp.as_millis().abs_diff(now.as_millis());
+    if off_ms <= CLOCK_TOLERANCE_S * 1_000 {
+        return Ok(());
+    }
+    let side = if timestamp > now { "ahead of" } else { "behind" };
+    Err(format!(
+        "{name} is {} seconds {side} this server's clock, which shows {} ms ({now}), and {CLOCK_TOLERANCE_S} are allowed; \
+         set the client's clock, and send milliseconds since 1970",
+        off_ms.div_ceil(1_000),
+        now.as_millis()
+    ))
 }
 
 fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
@@ -100,9 +110,18 @@ mod tests {
     #[test]
     fn a_clock_may_be_five_minutes_off_either_way() {
         let now = Timestamp(1_000_000_000);
-        for (offset, timely) in [(0_i64, true), (300_000, true), (-300_000, true), (300_001, false), (-300_001, false)] {
-            assert_eq!(is_timely(Timestamp(now.0.wrapping_add_signed(offset)), now), timely, "{offset} ms");
+        let check = |offset: i64| check_time("timestamp", Timestamp(now.0.wrapping_add_signed(offset)), now);
+        for offset in [0, 300_000, -300_000] {
+            assert_eq!(check(offset), Ok(()), "{offset} ms");
         }
-        assert!(!is_timely(Timestamp(u64::MAX), now) && !is_timely(Timestamp(0), now));
+        for (offset, message) in [
+            (300_001, "timestamp is 301 seconds ahead of this server's clock"),
+            (-300_001, "timestamp is 301 seconds behind this server's clock"),
+            (-400_000, "timestamp is 400 seconds behind this server's clock"),
+        ] {
+            let got = check(offset).unwrap_err();
+            assert!(got.starts_with(message), "{offset} ms: {got}");
+        }
+        assert!(check_time("timestamp", Timestamp(u64::MAX), now).is_err() && check_time("timestamp", Timestamp(0), now).is_err());
     }
 }

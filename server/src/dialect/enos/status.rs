@@ -110,7 +110,7 @@ impl From<Exceeded> for Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         match &error {
-            Error::Invalid { .. } => Self::invalid(error.to_string()),
+            Error::Invalid { field, message } => Self::invalid(in_words_of_the_wire(field, message)),
             Error::NotFound { entity: Entity::Firmware | Entity::Image, .. } => Self::firmware_not_found(),
             Error::NotFound { entity: Entity::Task, .. } => Self::job_not_found(),
             Error::NotFound { .. } => Self::new(Code::NotFound, error.to_string()),
@@ -121,6 +121,31 @@ impl From<Error> for Failure {
                 Self { http: status.http, retry_after_s: status.retry_after_s, ..failure }
             }
         }
+    }
+}
+
+/// What the engine calls the fields that are sent under another name here.
+const FIELDS: &[(&str, &str)] = &[
+    ("from_versions", "upgradeScope.versionNumbers"),
+    ("scope.devices", "upgradeScope.deviceKeys"),
+    ("scope.attributes", "upgradeScope.attributes"),
+    ("scope.tags", "upgradeScope.tags"),
+    ("scope.asset_trees", "upgradeScope.assetTrees"),
+    ("description", "desc"),
+    ("device_ids", "deviceKeys"),
+    ("firmware_id", "firmwareId"),
+    ("product_id", "productKey"),
+    ("target_version", "firmwareVersion"),
+    ("timeout_s", "upgradeTimeout"),
+    ("maximum_concurrency", "maximumConcurrency"),
+];
+
+/// A refusal of the engine's, about the field as the caller wrote it.
+fn in_words_of_the_wire(field: &str, message: &str) -> String {
+    let Some((own, wire)) = FIELDS.iter().find(|(own, _)| *own == field) else { return message.to_owned() };
+    match message.strip_prefix(own) {
+        Some(rest) => format!("{wire}{rest}"),
+        None => format!("{wire}: {}", message.replace("from-version", "version")),
     }
 }
 
@@ -193,6 +218,24 @@ mod tests {
         for entity in [Entity::Product, Entity::Device, Entity::Firmware, Entity::Task, Entity::Upgrade] {
             let failure = Failure::from(Error::not_found(entity, "x"));
             assert_eq!((failure.code, failure.http), (Code::NotFound, StatusCode::OK), "{entity}");
+        }
+    }
+
+    #[test]
+    fn a_field_is_named_as_the_caller_wrote_it() {
+        for (field, message, told) in [
+            ("from_versions", "101 from-versions; give 1 to 100", "upgradeScope.versionNumbers: 101 versions; give 1 to 100"),
+            (
+                "from_versions",
+                "from_versions is empty; give 1 to 128 bytes",
+                "upgradeScope.versionNumbers is empty; give 1 to 128 bytes",
+            ),
+            ("scope.devices", "scope.devices names 9 entries", "upgradeScope.deviceKeys names 9 entries"),
+            ("scope.asset_trees", "scope.asset_trees has 300 bytes", "upgradeScope.assetTrees has 300 bytes"),
+            ("description", "description has 9 characters", "desc has 9 characters"),
+            ("version", "version has 300 bytes", "version has 300 bytes"),
+        ] {
+            assert_eq!(Failure::from(Error::invalid(field, message)).message, told);
         }
     }
 
