@@ -34,10 +34,11 @@ fn interval_s(retry: &Retry, attempts: u32) -> u64 {
         if grown_s >= max_s {
             return max_s;
         }
-        if grown_s <= interval_s {
+        if back_off.factor_percent <= 100 || interval_s == 0 {
             break;
         }
-        interval_s = grown_s;
+        // At least by one, so that a short interval isn't rounded back to itself for ever.
+        interval_s = grown_s.max(interval_s + 1);
     }
     interval_s
 }
@@ -75,6 +76,8 @@ mod tests {
         let retry = Retry { count: u32::MAX, interval_s: 100, back_off, ..Retry::default() };
         let waits: Vec<_> = (1..=5).map(|attempts| waits_s(&retry, attempts, failed(None)).unwrap()).collect();
         assert_eq!(waits, [100, 200, 400, 500, 500]);
+        let short = Retry { interval_s: 10, back_off: Some(BackOff { factor_percent: 105, interval_max_s: 500 }), ..retry.clone() };
+        assert_eq!(waits_s(&short, 3, failed(None)), Some(12));
         let constant = Retry { back_off: Some(BackOff { factor_percent: 100, interval_max_s: 500 }), ..retry };
         assert_eq!(waits_s(&constant, u32::MAX, failed(None)), Some(100));
     }

@@ -128,7 +128,7 @@ impl State {
         self.starts.get(key).into_iter().flatten().rev().filter_map(|task| self.tasks.get(task)).map(|entry| &entry.view)
     }
 
-    fn held_offer(&self, device: DeviceNumber, component: Component) -> Option<Arc<super::Offer>> {
+    pub(super) fn held_offer(&self, device: DeviceNumber, component: Component) -> Option<Arc<super::Offer>> {
         let live = self.live.get(&device)?;
         live.iter().filter_map(|live| live.offer.as_ref()).find(|offer| offer.task.row().component == component).cloned()
     }

@@ -355,6 +355,8 @@ impl State {
                     view: task_view(Arc::clone(&row), product_id, None),
                     counts: StateCounts::default(),
                     unfinished: RoaringBitmap::new(),
+                    unfinished_by_state: Default::default(),
+                    may_begin: None,
                     finished: FinishedSets::default(),
                     succeeded: RoaringBitmap::new(),
                     succeeded_by_wave: vec![0; row.waves.len()],
@@ -449,6 +451,7 @@ impl State {
         let Some(entry) = self.tasks.get_mut(&task) else { return before };
         entry.counts.set(row.state, entry.counts.get(row.state) + 1);
         entry.unfinished.insert(device.0);
+        entry.unfinished_by_state[row.state as usize].insert(device.0);
         if row.succeeded_before {
             entry.note_success(device);
         }
@@ -508,6 +511,7 @@ impl State {
             self.live.remove(&device);
         }
         entry.counts.set(live.row.state, entry.counts.get(live.row.state) - 1);
+        entry.unfinished_by_state[live.row.state as usize].remove(device.0);
         if let Some(failure) = live.row.failure {
             entry.failing[failure.kind as usize] -= 1;
         }

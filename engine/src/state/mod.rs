@@ -122,6 +122,10 @@ struct TaskEntry {
     /// Unfinished upgrades in each state.
     counts: StateCounts,
     unfinished: RoaringBitmap,
+    /// The same, by state.
+    unfinished_by_state: [RoaringBitmap; UNFINISHED_STATES],
+    /// A device that may still begin, as of when it was looked for: while it may, nobody else has to be looked for.
+    may_begin: Option<DeviceNumber>,
     finished: FinishedSets,
     /// Devices that succeeded at least once.
     succeeded: RoaringBitmap,
@@ -135,6 +139,9 @@ struct TaskEntry {
     /// There from the first offer or the first opened wave on.
     pace: Option<Arc<Pace>>,
 }
+
+/// States before the first that is a result.
+const UNFINISHED_STATES: usize = UpgradeState::Succeeded as usize;
 
 #[derive(Clone, Debug)]
 struct LiveUpgrade {

@@ -1,9 +1,9 @@
 //! Where a task is heading, and why each device stands where it stands: for people, by the same judgement that decides.
 
 use super::devices::Truth;
-use super::{DeviceRef, Run, State, WaitReason};
+use super::{DeviceRef, Run, State, WaitReason, search};
 use crate::model::*;
-use crate::rollout::{self, Asker, Judgement, Never};
+use crate::rollout::{self, Asker, Judgement, Never, Standing};
 use std::fmt;
 use std::sync::Arc;
 
@@ -63,6 +63,10 @@ pub enum Explained {
     /// It would be offered the upgrade if it asked now.
     MayBegin,
     TaskStopped,
+    /// It runs another task's upgrade of this component first.
+    RunsAnother(TaskId),
+    /// It runs a version that the task doesn't lead from.
+    OtherVersion,
     OutOfScope,
     ScheduleOver,
 }
@@ -119,7 +123,8 @@ impl State {
         let run = self.run(task, device.number);
         let explained = match &run {
             Some(Run::Live(row)) if row.state != UpgradeState::Waiting => Explained::Runs(Arc::clone(row)),
-            Some(Run::Finished(state)) => Explained::Finished(*state),
+            Some(Run::Finished(state)) if self.standing(task, device.number) == Standing::Done => Explained::Finished(*state),
+            _ if !search::is_at_start(entry.view.row(), device) => Explained::OtherVersion,
             _ => {
                 let asker = Asker { row: Some(device), number: device.number };
                 let standing = |task| self.standing(task, device.number);
@@ -133,6 +138,11 @@ impl State {
                     Judgement::Free => Explained::MayBegin,
                 }
             }
+        };
+        let other = self.held_offer(device.number, entry.view.row().component);
+        let explained = match (explained, other) {
+            (Explained::Waits { .. } | Explained::MayBegin, Some(offer)) => Explained::RunsAnother(offer.task.row().id),
+            (explained, _) => explained,
         };
         let queue = matches!(explained, Explained::Waits { .. } | Explained::MayBegin).then(|| {
             let waiting = self.runs(task, &[UpgradeState::Waiting, UpgradeState::AwaitingConfirmation]);
@@ -162,6 +172,8 @@ impl fmt::Display for Explanation {
             Explained::Finished(state) => return write!(formatter, "over: {}", state.name()),
             Explained::MayBegin => return formatter.write_str("may begin as soon as it asks"),
             Explained::TaskStopped => return formatter.write_str("the task is stopped"),
+            Explained::RunsAnother(task) => return write!(formatter, "runs its upgrade of task {task} first"),
+            Explained::OtherVersion => return formatter.write_str("runs a version that the task does not lead from"),
             Explained::OutOfScope => return formatter.write_str("not in the scope of the task"),
             Explained::ScheduleOver => return formatter.write_str("the schedule of the task is over"),
             Explained::Waits { reason, retry_after_s } => (*reason, *retry_after_s),

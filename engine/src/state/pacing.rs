@@ -3,7 +3,7 @@
 //! Each of these looks at a task after something of it changed, and changes it further by the same rows as any command.
 
 use super::upgrades::Ending;
-use super::{State, TaskEntry};
+use super::{State, TaskEntry, search};
 use crate::index::{FiguresNow, StartKey};
 use crate::model::*;
 use crate::rollout::{rate, waves};
@@ -115,12 +115,14 @@ impl State {
     }
 
     /// An attempt has ended.
-    pub(super) fn after_ending(&mut self, task: TaskNumber, ending: Ending, at: Timestamp) {
+    ///
+    /// `is_new`: the device had no result before.
+    pub(super) fn after_ending(&mut self, task: TaskNumber, ending: Ending, is_new: bool, at: Timestamp) {
         if ending == Ending::Succeeded {
             self.open_waves(task, at);
             self.note_verified(task, at);
         }
-        self.watch_thresholds(task, ending, at);
+        self.watch_thresholds(task, ending, is_new, at);
         self.settle(task, at);
     }
 
@@ -150,14 +152,15 @@ impl State {
     ///
     /// A success is looked at only where it makes up the minimum: otherwise a task that was resumed, and now goes well, would be
     /// stopped by its very successes for as long as the earlier failures weigh.
-    fn watch_thresholds(&mut self, task: TaskNumber, ending: Ending, at: Timestamp) {
+    fn watch_thresholds(&mut self, task: TaskNumber, ending: Ending, is_new: bool, at: Timestamp) {
         let Some(entry) = self.task_entry(task) else { return };
         let row = Arc::clone(entry.view.row());
         if row.policy.thresholds.is_empty() || row.status == TaskStatus::Stopped {
             return;
         }
         let tally = entry.tally();
-        let is_due = |threshold: &&Threshold| ending != Ending::Succeeded || tally.results() == u64::from(threshold.minimum);
+        let is_due =
+            |threshold: &&Threshold| ending != Ending::Succeeded || (is_new && tally.results() == u64::from(threshold.minimum));
         let reached = row.policy.thresholds.iter().filter(is_due).filter(|threshold| tally.reaches(threshold));
         // The harsher one where several are reached at once.
         let Some(threshold) = reached.max_by_key(|threshold| threshold.action == ThresholdAction::Cancel) else { return };
@@ -224,18 +227,48 @@ impl State {
         }
     }
 
+    /// Whether some device of the task, that isn't over for it, is still where the task leads from. Usually one look at the device
+    /// that was found last.
+    fn may_begin(&mut self, task: TaskNumber) -> bool {
+        let Some(entry) = self.task_entry(task) else { return false };
+        let can = |device: DeviceNumber| {
+            let row = self.device_row(device).filter(|row| row.product == entry.view.row().product);
+            entry.finished.state_of(device).is_none()
+                && row.is_some_and(|row| search::is_at_start(entry.view.row(), row) && entry.view.scope().contains(row))
+        };
+        if entry.may_begin.is_some_and(can) {
+            return true;
+        }
+        let waiting = entry.in_state(UpgradeState::Waiting) | entry.in_state(UpgradeState::AwaitingConfirmation);
+        let row = entry.view.row();
+        let at_start = self.at_start(row.product, row.component, row.from_versions.iter().map(|version| &**version));
+        let devices = self.to_come(entry) | (waiting & at_start);
+        // From the middle: neither the first to begin nor the last.
+        let middle = u32::try_from(devices.len() / 2).ok().and_then(|middle| devices.select(middle));
+        if let Some(entry) = self.tasks.get_mut(&task) {
+            entry.may_begin = middle.map(DeviceNumber);
+        }
+        middle.is_some()
+    }
+
     /// Notes that a task is finished: nothing of it runs, and nobody can begin any more.
     pub(super) fn settle(&mut self, task: TaskNumber, at: Timestamp) {
         let Some(entry) = self.task_entry(task) else { return };
         let row = Arc::clone(entry.view.row());
-        let is_over = row.policy.schedule.end.is_some_and(|end| end <= at) && entry.runs_nothing();
-        let is_done = |entry: &TaskEntry| {
-            entry.unfinished.is_empty() && (row.canceled || (row.scope.snapshot && self.to_come(entry).is_empty()))
-        };
         if row.finished_at.is_some() || (row.status == TaskStatus::Stopped && !row.canceled) {
             return;
         }
-        if is_over || is_done(entry) {
+        let has_ended = row.policy.schedule.end.is_some_and(|end| end <= at);
+        let is_finished = if row.canceled {
+            entry.unfinished.is_empty()
+        } else if entry.permits_held > 0 {
+            false
+        } else if has_ended {
+            entry.runs_nothing() || !self.may_begin(task)
+        } else {
+            row.scope.snapshot && !self.may_begin(task)
+        };
+        if is_finished {
             let row = Arc::new(Task { finished_at: Some(at), ..Task::clone(&row) });
             self.put(Row::Task(Arc::clone(&row)));
             self.tell_of_task(EventKind::TaskFinished, &row, at);
@@ -245,7 +278,7 @@ impl State {
     /// A device has left a version: the tasks that lead from there may have been waiting for nobody else.
     pub(super) fn settle_from(&mut self, start: StartKey, at: Timestamp) {
         let waits = |task: &&TaskNumber| {
-            self.task_entry(**task).is_some_and(|entry| entry.view.row().scope.snapshot && entry.unfinished.is_empty())
+            self.task_entry(**task).is_some_and(|entry| entry.permits_held == 0 && entry.view.row().finished_at.is_none())
         };
         let tasks: Vec<TaskNumber> = self.starts.get(&start).into_iter().flatten().filter(waits).copied().collect();
         for task in tasks {
@@ -271,7 +304,10 @@ impl State {
 
     /// When the next thing of this module is due.
     pub(super) fn next_due(&self, at: Timestamp) -> Option<Timestamp> {
-        if !self.canceling.is_empty() {
+        let mut ended = self.ends.range(..=(at, TaskNumber(u32::MAX))).map(|(_, task)| *task);
+        let is_left =
+            |task| self.task_entry(task).is_some_and(|entry| entry.runs_nothing() && entry.view.row().finished_at.is_none());
+        if !self.canceling.is_empty() || ended.any(is_left) {
             return Some(at);
         }
         // One whose end has passed waits for its last permit, not for the clock.

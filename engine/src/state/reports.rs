@@ -150,8 +150,15 @@ impl State {
     /// The task that leads from the one version to the other: the one that the device runs, else the newest.
     fn task_between(&self, product: ProductNumber, report: &VersionReport, device: DeviceNumber) -> Option<Arc<Task>> {
         let key = StartKey { product, component: report.component, version: report.from_version.as_str().into() };
+        // What a device does that a task isn't for, decides nothing of the task.
+        let row = self.device_row(device);
+        let concerns = |entry: &super::TaskEntry| {
+            let has_run = entry.unfinished.contains(device.0) || entry.finished.state_of(device).is_some();
+            has_run || row.is_some_and(|row| entry.view.scope().contains(row))
+        };
         let leads = |task: &&TaskNumber| {
-            self.task_entry(**task).is_some_and(|entry| *entry.view.row().target_version == *report.to_version)
+            let entry = self.task_entry(**task);
+            entry.is_some_and(|entry| *entry.view.row().target_version == *report.to_version && concerns(entry))
         };
         let mut newest_first = self.starts.get(&key).into_iter().flatten().rev().filter(leads);
         let runs = |task: &&TaskNumber| self.live_upgrade(**task, device).is_some_and(|live| live.offer.is_some());

@@ -140,14 +140,8 @@ impl State {
     pub fn runs(&self, task: TaskNumber, states: &[UpgradeState]) -> RoaringBitmap {
         let Some(entry) = self.task_entry(task) else { return RoaringBitmap::new() };
         let mut devices = RoaringBitmap::new();
-        for state in states.iter().filter(|state| state.is_finished()) {
-            devices |= entry.finished.of(*state);
-        }
-        if states.iter().any(|state| !state.is_finished()) {
-            let is_wanted =
-                |device: &u32| self.live_upgrade(task, DeviceNumber(*device)).is_some_and(|live| states.contains(&live.row.state));
-            // In order, so this appends rather than inserts.
-            devices |= entry.unfinished.iter().filter(is_wanted).collect::<RoaringBitmap>();
+        for state in states {
+            devices |= entry.in_state(*state);
         }
         if states.contains(&UpgradeState::Waiting) {
             devices |= self.listed(entry);
@@ -188,6 +182,13 @@ impl State {
         let device = self.device_row(device).filter(|device| device.product == row.product)?;
         let is_listed = row.scope.snapshot || is_at_start(row, device);
         (is_listed && entry.view.scope().contains(device)).then_some(Run::ToCome)
+    }
+}
+
+impl TaskEntry {
+    /// The devices whose upgrades are in this state.
+    pub(super) fn in_state(&self, state: UpgradeState) -> &RoaringBitmap {
+        self.unfinished_by_state.get(state as usize).unwrap_or_else(|| self.finished.of(state))
     }
 }
 

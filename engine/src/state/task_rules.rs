@@ -55,7 +55,14 @@ impl State {
         }
         validate_waves(&policy.waves)?;
         validate_thresholds(&policy.thresholds)?;
-        within("start_jitter_s", policy.start_jitter_s, 0, DAY_S)
+        within("start_jitter_s", policy.start_jitter_s, 0, DAY_S)?;
+        // A delay that ends after the window does would keep its device out for ever.
+        let window_s = window_s(&policy.schedule);
+        if policy.start_jitter_s > 0 && u64::from(policy.start_jitter_s) > window_s {
+            let message = format!("start_jitter_s is {}, the schedule's window {window_s} s; give less", policy.start_jitter_s);
+            return Err(Error::invalid("start_jitter_s", message));
+        }
+        Ok(())
     }
 
     /// A selector that names nothing is refused: it is more likely a slip than a wish for a task without devices.
@@ -128,6 +135,16 @@ const WAVES_MAX: usize = 100;
 const THRESHOLDS_MAX: usize = 16;
 const RETRY_CODES_MAX: usize = 64;
 const INTERVAL_MAX_S: u32 = 366 * DAY_S;
+
+/// How long devices may begin, once they may.
+fn window_s(schedule: &Schedule) -> u64 {
+    let whole_s = schedule.end.map_or(u64::MAX, |end| schedule.start.unwrap_or(Timestamp(0)).seconds_until(end));
+    let daily_s = schedule.daily.map_or(u64::MAX, |daily| {
+        let day_s = u64::from(DAY_S);
+        (u64::from(daily.to_s) + day_s - u64::from(daily.from_s)) % day_s + 1
+    });
+    whole_s.min(daily_s)
+}
 
 fn within(field: &'static str, value: u32, from: u32, to: u32) -> Result<(), Error> {
     if (from..=to).contains(&value) {

@@ -282,6 +282,7 @@ impl State {
             return Err(Error::conflict(Conflict::TaskStopped, format!("task {id} is stopped already")));
         }
         let status = match (action, row.status) {
+            (TaskAction::Approve, _) if !row.policy.approval => return Err(refuse("it asks for no approval")),
             (TaskAction::Approve, _) => return Ok(self.approve(&row, at)),
             (TaskAction::Cancel, _) => {
                 self.cancel_task(&row, at);

@@ -166,7 +166,7 @@ impl State {
         };
         self.tell(event);
         self.put(Row::Upgrade(Arc::new(row)));
-        self.after_ending(before.task, ending, at);
+        self.after_ending(before.task, ending, before.failure.is_none(), at);
     }
 
     /// A permit's deadline has passed: the device fell silent, and that is a failure like any other.
@@ -192,6 +192,10 @@ impl State {
         for device_id in &action.device_ids {
             let device = self.device_number(row.product, device_id);
             let device = device.ok_or_else(|| Error::not_found(Entity::Device, device_id))?;
+            if row.canceled && matches!(action.action, UpgradeAction::Retry | UpgradeAction::Force) {
+                let message = format!("task {} was canceled; start it first", row.id);
+                return Err(Error::conflict(Conflict::TaskStopped, message));
+            }
             match action.action {
                 UpgradeAction::Cancel => self.cancel_upgrade(&row, device, action.rules, at)?,
                 UpgradeAction::Retry => self.retry_upgrade(&row, device, action.rules, at)?,
@@ -216,7 +220,9 @@ impl State {
                 let message = format!("the upgrade of {} is {}; it can't be canceled", self.device_name(device), row.state.name());
                 return Err(Error::conflict(Conflict::UpgradeBegun, message));
             }
-            None if rules.strict => return Err(Error::not_found(Entity::Upgrade, self.device_name(device))),
+            None if rules.strict || !self.is_in_scope(task, device) => {
+                return Err(Error::not_found(Entity::Upgrade, self.device_name(device)));
+            }
             _ => {}
         }
         let before = match run {
@@ -307,6 +313,8 @@ impl State {
             Some(Run::Live(row)) if !row.state.holds_permit() => Upgrade::clone(&row),
             Some(Run::ToCome) => self.blank_upgrade(task.number, device, at),
             Some(Run::Finished(UpgradeState::Rejected)) if !yes => return Ok(()),
+            // The "no" for another device has just canceled the task.
+            Some(Run::Finished(UpgradeState::Canceled)) if !yes => return Ok(()),
             Some(Run::Live(_)) if yes => return Ok(()),
             Some(_) => {
                 let message = format!("the upgrade of {} has begun or is over", self.device_name(device));
@@ -322,6 +330,11 @@ impl State {
             self.finish(&before, Ending::Rejected, Some("declined by a person".into()), None, at, event);
         }
         Ok(())
+    }
+
+    fn is_in_scope(&self, task: &Task, device: DeviceNumber) -> bool {
+        let entry = self.task_entry(task.number);
+        entry.zip(self.device_row(device)).is_some_and(|(entry, row)| entry.view.scope().contains(row))
     }
 
     /// A finished task has something to do again.

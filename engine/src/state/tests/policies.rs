@@ -619,3 +619,171 @@ fn an_explanation_says_who_goes_before() {
         "#]],
     );
 }
+
+#[test]
+fn what_a_device_outside_of_a_task_reports_decides_nothing_of_it() {
+    check_fleet(
+        "tag d1 1.0 ring=a
+         tag d2 1.0 ring=b
+         task 1.0 -> 2.0 tag=a pause_at=10:1
+         start t1
+         d2 went 1.0 -> 2.0 failed
+         show t1
+         cancel t1 d2
+         d1 check 1.0",
+        expect![[r#"
+            tag d1 1.0 ring=a: done
+            tag d2 1.0 ring=b: done
+            task 1.0 -> 2.0 tag=a pause_at=10:1: t1 stopped
+            start t1: started
+            d2 went 1.0 -> 2.0 failed: recorded without a task
+            show t1: permits 0; succeeded ever 0, at start 2
+            cancel t1 d2: no upgrade "d2" here
+            d1 check 1.0: offer: 1.0 -> 2.0
+        "#]],
+    );
+}
+
+#[test]
+fn a_snapshot_is_finished_also_when_the_last_that_waited_went_elsewhere() {
+    check_fleet(
+        "tag d1 1.0 ring=a
+         task 1.0 -> 2.0 snapshot retry=5
+         start t1
+         d1 check 1.0
+         d1 report failed
+         events
+         d1 check 3.0
+         events
+         explain d1",
+        expect![[r#"
+            tag d1 1.0 ring=a: done
+            task 1.0 -> 2.0 snapshot retry=5: t1 stopped
+            start t1: started
+            d1 check 1.0: offer: 1.0 -> 2.0
+            d1 report failed: counted
+            events: task_created, task_started
+            d1 check 3.0: no task
+            events: task_finished
+            explain d1: 
+        "#]],
+    );
+}
+
+#[test]
+fn a_success_after_a_resume_does_not_pause_again() {
+    check_fleet(
+        "task 1.0 -> 2.0 pause_at=10:3 retry=9
+         start t1
+         d1 check 1.0
+         d2 check 1.0
+         d3 check 1.0
+         d1 report failed
+         d2 report failed
+         d3 report failed
+         d4 check 1.0
+         resume t1
+         pass 60
+         d1 check 1.0
+         d1 report succeeded
+         d4 check 1.0",
+        expect![[r#"
+            task 1.0 -> 2.0 pause_at=10:3 retry=9: t1 stopped
+            start t1: started
+            d1 check 1.0: offer: 1.0 -> 2.0
+            d2 check 1.0: offer: 1.0 -> 2.0
+            d3 check 1.0: offer: 1.0 -> 2.0
+            d1 report failed: counted
+            d2 report failed: counted
+            d3 report failed: counted
+            d4 check 1.0: wait: paused
+            resume t1: started
+            pass 60: nothing due
+            d1 check 1.0: offer: 1.0 -> 2.0
+            d1 report succeeded: counted
+            d4 check 1.0: offer: 1.0 -> 2.0
+        "#]],
+    );
+}
+
+#[test]
+fn a_no_for_two_devices_holds_though_the_first_cancels_the_task() {
+    check_fleet(
+        "tag d1 1.0 ring=a
+         tag d2 1.0 ring=a
+         task 1.0 -> 2.0 confirmation cancel_at=1:1
+         start t1
+         d1 check 1.0
+         d2 check 1.0
+         decline t1 d1 d2
+         show t1
+         retry t1 d1
+         force t1 d2
+         approve t1",
+        expect![[r#"
+            tag d1 1.0 ring=a: done
+            tag d2 1.0 ring=a: done
+            task 1.0 -> 2.0 confirmation cancel_at=1:1: t1 stopped
+            start t1: started
+            d1 check 1.0: wait: confirmation
+            d2 check 1.0: wait: confirmation
+            decline t1 d1 d2: done
+            show t1: permits 0, rejected 1, canceled 1; succeeded ever 0, at start 2
+            retry t1 d1: task 000f42400000000000000000 was canceled; start it first
+            force t1 d2: task 000f42400000000000000000 was canceled; start it first
+            approve t1: the task is stopped; it asks for no approval
+        "#]],
+    );
+}
+
+#[test]
+fn a_start_jitter_longer_than_the_window_is_refused() {
+    check_fleet(
+        "task 1.0 -> 2.0 ends=100 opens=50 jitter=51
+         task 1.0 -> 2.0 ends=100 opens=50 jitter=50",
+        expect![[r#"
+            task 1.0 -> 2.0 ends=100 opens=50 jitter=51: start_jitter_s is 51, the schedule's window 50 s; give less
+            task 1.0 -> 2.0 ends=100 opens=50 jitter=50: t1 stopped
+        "#]],
+    );
+}
+
+#[test]
+fn an_explanation_says_what_a_check_would() {
+    check_fleet(
+        "tag d1 1.0 ring=a
+         task 1.0 -> 2.0 shared
+         start t1
+         d1 check 1.0
+         task 1.0 -> 3.0 shared
+         start t2
+         explain d1
+         d1 report succeeded
+         d1 check 1.0
+         tag d2 1.0 ring=a
+         task 1.0 -> 4.0 shared repeat
+         start t3
+         d2 went 1.0 -> 4.0 ok
+         tag d2 1.0 ring=a
+         explain d2
+         d2 check 1.0",
+        expect![[r#"
+            tag d1 1.0 ring=a: done
+            task 1.0 -> 2.0 shared: t1 stopped
+            start t1: started
+            d1 check 1.0: offer: 1.0 -> 2.0
+            task 1.0 -> 3.0 shared: t2 stopped
+            start t2: started
+            explain d1: runs its upgrade of task 000f42400000000000000000 first | offered in attempt 1, 0 %
+            d1 report succeeded: counted
+            d1 check 1.0: offer: 1.0 -> 3.0
+            tag d2 1.0 ring=a: done
+            task 1.0 -> 4.0 shared repeat: t3 stopped
+            start t3: started
+            d2 went 1.0 -> 4.0 ok: counted
+            tag d2 1.0 ring=a: done
+            explain d2: may begin as soon as it asks | may begin as soon as it asks | may begin as soon as it asks
+            d2 check 1.0: offer: 1.0 -> 4.0
+        "#]],
+    );
+}

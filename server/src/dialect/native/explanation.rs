@@ -122,6 +122,8 @@ fn standing(explained: &Explained) -> (Option<UpgradeState>, Option<&'static str
         Explained::MayBegin => (Some(UpgradeState::Waiting), None, None),
         Explained::TaskStopped => waits("stopped"),
         Explained::ScheduleOver => waits("schedule_over"),
+        Explained::RunsAnother(_) => waits("other_task"),
+        Explained::OtherVersion => waits("other_version"),
         Explained::OutOfScope => (None, Some("out_of_scope"), None),
     }
 }

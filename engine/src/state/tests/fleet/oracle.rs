@@ -406,6 +406,7 @@ impl Oracle {
             UpgradeState::TimedOut => Some(Ended::Badly(FailureKind::TimedOut)),
             _ => None,
         };
+        let is_new = self.tasks[task].runs[device].newest.is_none();
         self.count(task, device, ended);
         let (again, now) = (self.next_attempt(task, device, ended, code), self.now);
         let run = &mut self.tasks[task].runs[device];
@@ -413,7 +414,7 @@ impl Oracle {
         run.again = again.map(|(least_s, most_s)| Again { earliest: now.plus_seconds(least_s), latest: now.plus_seconds(most_s) });
         run.stage = if again.is_some() { Stage::ToCome } else { Stage::Over(state) };
         if ended.is_some() {
-            self.watch(task, ended == Some(Ended::Well));
+            self.watch(task, ended == Some(Ended::Well), is_new);
             self.open_waves(task);
         }
     }
@@ -471,7 +472,7 @@ impl Oracle {
     }
 
     /// A threshold is due at the very result that reaches it: a failure, or the success that makes up the minimum.
-    fn watch(&mut self, task: usize, after_success: bool) {
+    fn watch(&mut self, task: usize, after_success: bool, is_new: bool) {
         let task = &mut self.tasks[task];
         if task.status == TaskStatus::Stopped {
             return;
@@ -479,7 +480,7 @@ impl Oracle {
         let all: u64 = task.failures.iter().sum();
         let results = task.succeeded + all;
         let reached = task.policy.thresholds.iter().filter(|threshold| {
-            if after_success && results != u64::from(threshold.minimum) {
+            if after_success && !(is_new && results == u64::from(threshold.minimum)) {
                 return false;
             }
             let failures = threshold.kind.map_or(all, |kind| task.failures[kind as usize]);
