@@ -79,9 +79,10 @@ impl Published {
         let seen = self.devices.seen(device.number);
         if !check.rules.preview {
             seen.touch(now);
-            if device.version(check.component).is_none_or(|recorded| **recorded != *check.version) {
-                return Checked::Ask;
-            }
+        }
+        // A new version has to be recorded; and marks are kept for the recorded one alone, so a preview at another asks, too.
+        if device.version(check.component).is_none_or(|recorded| **recorded != *check.version) {
+            return Checked::Ask;
         }
         if seen.has_marks() {
             let marks = self.marks.pin();

@@ -46,9 +46,14 @@ impl State {
     pub(super) fn delete_app(&mut self, organization: Option<&str>, id: &Arc<str>) -> Result<Outcome, Error> {
         let own = |app: &&Arc<App>| organization.is_none_or(|organization| *app.organization == *organization);
         self.apps.get(id).filter(own).ok_or_else(|| Error::not_found(Entity::App, id))?;
-        // What it logged in for goes with it.
+        // What it logged in for and subscribed to goes with it.
         for token in self.tokens_by_app.get(id).cloned().unwrap_or_default() {
             self.delete(Key::Token(token));
+        }
+        let subscriptions = self.subscriptions.values().filter(|row| row.app.as_ref() == Some(id));
+        let subscriptions: Vec<SubscriptionId> = subscriptions.map(|row| Arc::clone(&row.id)).collect();
+        for subscription in subscriptions {
+            self.delete(Key::Subscription(subscription));
         }
         self.delete(Key::App(Arc::clone(id)));
         Ok(Outcome::Done)

@@ -2,6 +2,9 @@
 
 mod fleet;
 mod oracle;
+mod picture;
 mod policies;
 mod scenarios;
 mod script;
+mod undo;
+mod upkeep;

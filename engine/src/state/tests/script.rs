@@ -16,6 +16,10 @@ pub(super) struct Fleet {
     /// The id of each device's newest offer.
     pub(super) offers: std::collections::BTreeMap<String, UpgradeId>,
     pub(super) events: Vec<Arc<Event>>,
+    /// Commands stay in one group that can still be undone, until [`Fleet::commit`].
+    pub(super) group_is_open: bool,
+    /// The newest command was.
+    pub(super) is_refused: bool,
 }
 
 impl Fleet {
@@ -23,22 +27,32 @@ impl Fleet {
         let published = Arc::new(Published::new(limits.clone()));
         let state = State::new(limits, published);
         let now = Timestamp::from_seconds(1_000_000);
-        Self { state, now, tasks: Vec::new(), offers: Default::default(), events: Vec::new() }
+        let (tasks, events) = (Vec::new(), Vec::new());
+        Self { state, now, tasks, offers: Default::default(), events, group_is_open: false, is_refused: false }
     }
 
     pub(super) fn apply(&mut self, command: Command) -> Result<Outcome, Error> {
         let outcome = self.state.apply(command, self.now);
+        self.is_refused = outcome.is_err();
+        if !self.group_is_open {
+            self.commit();
+        }
+        outcome
+    }
+
+    /// Makes what was applied durable and visible, and says what changed.
+    pub(super) fn commit(&mut self) -> Vec<Change> {
         let mut changes = Vec::new();
         self.state.swap_changes(&mut changes);
-        for change in changes {
+        for change in &changes {
             if let Change::Put(Row::Event(event)) = change {
-                self.events.push(event);
+                self.events.push(Arc::clone(event));
             }
         }
         self.state.committed();
         self.state.publish();
         self.state.clear_touched();
-        outcome
+        changes
     }
 
     pub(super) fn device(id: &str) -> DeviceName {
@@ -240,8 +254,10 @@ impl Fleet {
             Err(error) => error.to_string(),
             other => panic!("{other:?}"),
         };
-        // What the decision plane decides by itself, the writer decides alike.
-        if let Checked::Decided(decision) = quick {
+        // What the decision plane decides by itself, the writer decides alike; of an open group it knows nothing yet.
+        if let Checked::Decided(decision) = quick
+            && !self.group_is_open
+        {
             assert_eq!(self.say(device, &decision), said, "the two planes differ");
         }
         said
