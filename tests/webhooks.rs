@@ -182,3 +182,18 @@ fn only_what_the_operator_allowed_is_called() {
     let url = format!("http://{}/hooks", receiver.address);
     strangers.admin().post("/api/v1/subscriptions", &json!({ "url": url })).expect(400);
 }
+
+#[test]
+fn a_machine_without_certificates_of_authorities_serves_all_the_same() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let nowhere = folder.path().join("none");
+    let mut command = crate::common::server::sluicegate();
+    command.args(["serve", "--listen", "127.0.0.1:0", "--data"]).arg(folder.path().join("data"));
+    command.env("SSL_CERT_FILE", &nowhere).env("SSL_CERT_DIR", &nowhere);
+    let mut server = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(server.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    server.kill().unwrap();
+    server.wait().unwrap();
+    assert!(line.starts_with("ready http="), "{line:?}");
+}

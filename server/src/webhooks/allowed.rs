@@ -36,7 +36,11 @@ impl fmt::Display for AllowedError {
 impl Allowed {
     /// From the beginnings as configured, such as `https://hooks.example.com` or `http://127.0.0.1:9000/firmware`.
     pub fn new(beginnings: &[String]) -> Result<Self, String> {
-        let read = |text: &String| Beginning::of(&text.parse().map_err(|_| text.clone())?).ok_or_else(|| text.clone());
+        let read = |text: &String| {
+            let uri: Uri = text.parse().map_err(|_| text.clone())?;
+            // A query would seem to bind, and doesn't.
+            Beginning::of(&uri).filter(|_| uri.query().is_none()).ok_or_else(|| text.clone())
+        };
         beginnings.iter().map(read).collect::<Result<_, _>>().map(Self)
     }
 
@@ -62,7 +66,8 @@ impl Beginning {
         }
         let path = uri.path();
         // A path that climbs would leave what was allowed.
-        if path.split('/').any(|part| part == "." || part == ".." || part.contains('%')) {
+        let climbs = |part: &str| matches!(part.split(';').next(), Some("." | "..")) || part.contains(['%', '\\']);
+        if path.split('/').any(climbs) {
             return None;
         }
         Some(Self {
@@ -112,6 +117,8 @@ mod tests {
             ("http://127.0.0.1:9000/firmware-of-others", AllowedError::NotAllowed),
             ("http://127.0.0.1:9000/firmware/../admin", AllowedError::NotAUrl),
             ("http://127.0.0.1:9000/firmware/%2e%2e/admin", AllowedError::NotAUrl),
+            ("http://127.0.0.1:9000/firmware/..;/admin", AllowedError::NotAUrl),
+            ("http://127.0.0.1:9000/firmware/..\\admin", AllowedError::NotAUrl),
             ("https://hooks.example.com@evil.test/", AllowedError::NotAUrl),
             ("ftp://hooks.example.com/", AllowedError::NotAUrl),
             ("/firmware", AllowedError::NotAUrl),
@@ -121,5 +128,6 @@ mod tests {
         }
         assert_eq!(Allowed::default().check("https://hooks.example.com"), Err(AllowedError::NotAllowed));
         assert_eq!(Allowed::new(&["hooks.example.com".into()]), Err("hooks.example.com".into()));
+        assert!(Allowed::new(&["https://hooks.example.com/?key=1".into()]).is_err());
     }
 }

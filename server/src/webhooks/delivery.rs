@@ -34,17 +34,18 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    pub(super) fn new(app: Arc<App>, client: Client, format: &'static dyn Format, row: &Subscription) -> Self {
+    /// `None` where its messages can't be signed as promised.
+    pub(super) fn new(app: Arc<App>, client: Client, format: &'static dyn Format, row: &Subscription) -> Option<Self> {
         let secret = row.secret_encrypted.as_ref().map(|encrypted| app.secrets.decrypt(&row.id, encrypted));
         let key = match secret {
             Some(Ok(secret)) => Some(hmac::Key::new(hmac::HMAC_SHA256, &secret)),
             Some(Err(error)) => {
-                tracing::error!(subscription = %row.id, %error, "messages go out unsigned");
-                None
+                tracing::error!(subscription = %row.id, %error, "its messages can't be signed, and so aren't sent");
+                return None;
             }
             None => None,
         };
-        Self {
+        Some(Self {
             app,
             client,
             format,
@@ -53,7 +54,7 @@ impl Delivery {
             saved: row.position,
             saved_at: Instant::now(),
             delivered: false,
-        }
+        })
     }
 
     /// Until it is aborted, or the engine closes.
@@ -81,11 +82,16 @@ impl Delivery {
             }
             let own = |event: &&Arc<Event>| event.organization == self.subscription.organization;
             let events: Vec<&Event> = page.events.iter().filter(own).map(|event| &**event).collect();
+            if events.is_empty() {
+                position = page.next.saturating_sub(1).max(position);
+                continue;
+            }
             let write = |state: &State| self.format.messages(state, &self.subscription, &events);
             let Ok(messages) = self.app.engine.read(write).await else { return };
             for message in messages {
-                position = message.sequence.max(position);
-                self.deliver(message).await;
+                let sequence = message.sequence;
+                self.deliver(message, position).await;
+                position = sequence.max(position);
                 self.delivered = true;
                 if self.saved_at.elapsed() >= SAVE_EVERY {
                     self.save(position).await;
@@ -110,13 +116,14 @@ impl Delivery {
         tokio::task::spawn_blocking(move || engine.events(from, PAGE_EVENTS_MAX)).await.map_err(|_| Error::Closed)?
     }
 
-    /// Returns once the receiver has it, or it was given up.
-    async fn deliver(&self, message: Message) {
+    /// Returns once the receiver has it, or it was given up. `before`: what was delivered so far, to be written down before a long
+    /// wait.
+    async fn deliver(&mut self, message: Message, before: u64) {
         let mut attempts = 0;
         let mut wait = WAIT_MIN;
         loop {
             attempts += 1;
-            let subscription = &self.subscription.id;
+            let subscription = Arc::clone(&self.subscription.id);
             let failed = match self.app.config.webhooks.allowed.check(&self.subscription.url) {
                 Ok(uri) => match self.call(uri, &message).await {
                     Ok(()) => {
@@ -136,6 +143,9 @@ impl Delivery {
             // The first is worth a line, and then one now and then.
             if attempts == 1 || attempts % 60 == 0 {
                 tracing::warn!(%subscription, sequence = message.sequence, attempts, error = failed, "a message waits for its receiver");
+            }
+            if self.is_worth_saving(before) {
+                self.save(before).await;
             }
             sleep(wait).await;
             wait = (wait * 2).min(WAIT_MAX);
@@ -159,9 +169,11 @@ impl Delivery {
     /// Best effort: what isn't written down is delivered again after a restart.
     async fn save(&mut self, position: u64) {
         self.saved_at = Instant::now();
-        self.delivered = false;
         match self.app.engine.advance_subscription(&self.subscription.id, position, self.app.now()).await {
-            Ok(()) => self.saved = position,
+            Ok(()) => {
+                self.saved = position;
+                self.delivered = false;
+            }
             Err(error) => {
                 tracing::warn!(subscription = %self.subscription.id, %error, "how far a delivery is could not be written down")
             }

@@ -124,6 +124,10 @@ fn adjust(
         *there == Subscription { position: there.position, ..row.clone() } && there.position <= row.position
     };
     running.retain(|id, (there, task)| {
+        if task.is_finished() {
+            tracing::error!(subscription = %id, "a delivery had ended by itself; it begins anew");
+            return false;
+        }
         let stays = wanted.iter().any(|row| row.id == *id && is_same(there, row));
         if !stays {
             task.abort();
@@ -138,7 +142,7 @@ fn adjust(
             tracing::error!(subscription = %row.id, format = %row.format, "nobody here writes this format; the subscription waits");
             continue;
         };
-        let delivery = Delivery::new(Arc::clone(app), client.clone(), format, &row);
+        let Some(delivery) = Delivery::new(Arc::clone(app), client.clone(), format, &row) else { continue };
         let task = tokio::spawn(delivery.run()).abort_handle();
         running.insert(Arc::clone(&row.id), (Subscription::clone(&row), task));
     }

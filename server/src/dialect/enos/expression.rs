@@ -15,8 +15,8 @@
 //! with its place: to ignore a test would find more than was asked for, and some callers act on what they find.
 //!
 //! [`expression_reader`](super::expression_reader) reads; what `like` means is in [`pattern`](super::pattern). [`BYTES_MAX`],
-//! [`NESTING_MAX`], [`VALUES_MAX`], [`LIKES_MAX`] and [`PATTERN_CHARS_MAX`] keep an expression small enough to be evaluated without a second
-//! thought.
+//! [`NESTING_MAX`], [`TESTS_MAX`], [`VALUES_MAX`], [`LIKES_MAX`] and [`PATTERN_CHARS_MAX`] keep an expression small enough to be evaluated
+//! without a second thought.
 
 use super::expression_reader::Reader;
 use super::pattern::Pattern;
@@ -25,6 +25,8 @@ use super::pattern::Pattern;
 pub(super) const BYTES_MAX: usize = 65_536;
 /// Parentheses in parentheses. The reader calls itself once for each.
 pub(super) const NESTING_MAX: usize = 16;
+/// Tests of an expression: each may make a set of every device there is.
+pub(super) const TESTS_MAX: usize = 32;
 /// Values of all tests together.
 pub(super) const VALUES_MAX: usize = 1_000;
 /// Each looks through every name there is.

@@ -3,8 +3,8 @@
 //! Invariant: a fault is told at the token that doesn't fit, counted in characters, with what could have stood there.
 
 use super::expression::{
-    BYTES_MAX, Expression, ExpressionError, FieldRule, LIKES_MAX, Matcher, NESTING_MAX, Operator, PATTERN_CHARS_MAX, VALUES_MAX,
-    ValueKind,
+    BYTES_MAX, Expression, ExpressionError, FieldRule, LIKES_MAX, Matcher, NESTING_MAX, Operator, PATTERN_CHARS_MAX, TESTS_MAX,
+    VALUES_MAX, ValueKind,
 };
 use super::pattern::Pattern;
 use std::fmt;
@@ -50,6 +50,7 @@ pub(super) struct Reader<'a, F: 'static> {
     nesting: usize,
     values: usize,
     likes: usize,
+    tests: usize,
 }
 
 impl<'a, F: Copy> Reader<'a, F> {
@@ -59,7 +60,7 @@ impl<'a, F: Copy> Reader<'a, F> {
             let message = format!("expected an expression of at most {BYTES_MAX} bytes, got {}; ask in several calls", text.len());
             return Err(ExpressionError { character: 1, message });
         }
-        let mut reader = Self { text, table, token: Token::End, begin: 0, end: 0, nesting: 0, values: 0, likes: 0 };
+        let mut reader = Self { text, table, token: Token::End, begin: 0, end: 0, nesting: 0, values: 0, likes: 0, tests: 0 };
         reader.advance()?;
         Ok(reader)
     }
@@ -121,6 +122,10 @@ impl<'a, F: Copy> Reader<'a, F> {
     }
 
     fn test(&mut self) -> Result<Expression<F>, ExpressionError> {
+        self.tests += 1;
+        if self.tests > TESTS_MAX {
+            return Err(self.expected(format!("at most {TESTS_MAX} tests; name several values of one field with in")));
+        }
         let rule = self.field()?;
         let operator = self.operator(rule)?;
         let matcher = match operator {
@@ -433,8 +438,9 @@ mod tests {
         assert!(parse(&listed(VALUES_MAX + 1)).unwrap_err().to_string().contains("at most 1000 values"));
         let long = format!("productKey='{}'", "a".repeat(BYTES_MAX));
         assert_eq!(parse(&long).unwrap_err().character, 1);
-        let joined = vec!["productKey='a'"; VALUES_MAX + 1].join(" and ");
-        assert!(parse(&joined).is_err());
+        let joined = |count: usize| vec!["productKey='a'"; count].join(" and ");
+        assert!(parse(&joined(TESTS_MAX)).is_ok());
+        assert!(parse(&joined(TESTS_MAX + 1)).unwrap_err().to_string().contains("at most 32 tests"));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use sluicegate::model::{DeviceNumber, FileType, Firmware, Policy, Retry, Schedul
 use sluicegate::{ActionRules, NewTask, State, TaskAction, TaskInfo, TaskTarget};
 use std::sync::Arc;
 
-const ROWS_PER_READ: usize = 1_000;
+const ROWS_PER_READ: usize = 16;
 
 pub(super) async fn create(app: &App, request: Request, file_type: FileType) -> Answer {
     #[derive(Serialize)]

@@ -119,10 +119,13 @@ pub(super) async fn delete_many(app: &App, request: Request) -> Answer {
         let key: String = key.chars().take(40).collect();
         return Err(Failure::bad_request(format!("{key:?} selects nothing; select by notifyType and callbackUrl")));
     }
+    let mut deleted = Ok(());
     for row in selected(app, &call, &query).await? {
-        app.engine.delete_subscription(&call.organization, &row.id, call.now).await?;
+        deleted = deleted.and(app.engine.delete_subscription(&call.organization, &row.id, call.now).await);
     }
+    // Also after a failure: some may be gone.
     app.webhooks.changed();
+    deleted?;
     Ok(empty(StatusCode::NO_CONTENT))
 }
 

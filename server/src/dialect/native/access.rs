@@ -85,6 +85,7 @@ pub(super) fn onlooker_of_device(
 pub(super) fn operator_or_device(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Failure> {
     let caller = caller(app, headers, now)?;
     if caller.can_operate() || caller.is_bound_to_device() {
+        app.fair_use.call(&caller)?;
         return Ok(caller);
     }
     Err(Failure::forbidden(format!(

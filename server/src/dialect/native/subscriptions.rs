@@ -103,12 +103,17 @@ pub(super) async fn create(app: &App, request: Request) -> Answer {
         Error::Overloaded
     })?;
     let newest = *app.engine.event_sequence().borrow();
+    if let Some(from) = from.filter(|from| *from > newest.saturating_add(1)) {
+        let message = format!("from is {from}, the newest event {newest}; give at most the one after it, or leave it out");
+        return Err(Failure::invalid(message));
+    }
     let row = Subscription {
         id: id.into(),
         organization,
         url: url.into(),
         format: FORMAT.into(),
-        app: None,
+        // An application's subscription ends with it.
+        app: caller.app.clone(),
         secret_encrypted: Some(secret_encrypted),
         position: from.map_or(newest, |from| from.saturating_sub(1)),
         created_at: now,

@@ -133,6 +133,7 @@ pub(super) async fn delete_app(app: &App, request: Request, id: &str) -> Answer 
     refuse_product_bound(&caller)?;
     let organization = (caller.role != Role::Admin).then_some(&*caller.organization);
     app.engine.delete_app(organization, id, now).await?;
+    app.webhooks.changed();
     Ok(empty(StatusCode::NO_CONTENT))
 }
 
