@@ -304,3 +304,18 @@ fn a_path_or_method_that_is_not_there_is_404() {
     }
     assert_eq!(platform.server.anonymous().get("/iocm/app/sec/v1.1.0/login").status, 404);
 }
+
+#[test]
+fn a_group_of_another_product_does_not_match_123016_and_one_without_members_is_not_there_123002() {
+    let platform = Platform::start();
+    platform.put_device("d1", "1.0", json!({}));
+    platform.put_device_of("elsewhere", "x1", &json!({ "groups": ["there"], "components": [] }));
+    let file_id = platform.upload("2.0", "");
+    let body = |group: &str| {
+        let targets = json!({ "deviceGroups": [group], "deviceType": "Lock", "model": "L1", "manufacturerName": "Acme" });
+        json!({ "fileId": file_id, "targets": targets })
+    };
+    let refused = platform.post(SOFTWARE, &body("there"));
+    assert_refused(&refused, 400, "123016", "The parameter is error, targetversion not match with device.");
+    assert_refused(&platform.post(SOFTWARE, &body("nowhere")), 404, "123002", "Device or package file not found.");
+}

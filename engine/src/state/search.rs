@@ -71,6 +71,17 @@ impl DeviceSets<'_> {
         self.by_facet(|facets| facets.with_device_type(device_type))
     }
 
+    /// Those of any product that are in this group.
+    pub fn in_group(&self, group: &str) -> RoaringBitmap {
+        let selector = Selector::Groups(vec![group.into()]);
+        self.state.products_of(self.organization).fold(RoaringBitmap::new(), |all, product| {
+            match product.facets.select(&selector) {
+                Some(devices) => all | &*devices,
+                None => all,
+            }
+        })
+    }
+
     fn by_facet<'f>(&'f self, find: impl Fn(&'f Facets) -> Cow<'f, RoaringBitmap>) -> RoaringBitmap {
         self.state.products_of(self.organization).fold(RoaringBitmap::new(), |all, product| all | &*find(&product.facets))
     }

@@ -17,6 +17,7 @@ use ::http::header::CONTENT_TYPE;
 use bytes::{Buf as _, Bytes, BytesMut};
 use hyper::body::Body;
 use memchr::memmem;
+use std::time::Duration;
 
 /// A form has two parts; some libraries add one with the character set.
 const PARTS_MAX: usize = 16;
@@ -26,6 +27,7 @@ const HEADER_BYTES_MAX: usize = 8 << 10;
 const BOUNDARY_BYTES_MAX: usize = 70;
 /// What is read on of a body that was refused, so that the client comes to read why.
 const DRAINED_BYTES_MAX: u64 = 4 << 20;
+const DRAINING_MAX: Duration = Duration::from_secs(5);
 
 /// Why a form can't be read on. All of these are the sender's fault, or its connection's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -184,12 +186,16 @@ where
 
 /// Reads a body on without looking, for a while: a client that is still sending reads no answer.
 pub(super) async fn drain(mut body: impl Body<Data = Bytes, Error = BodyError> + Unpin) {
-    let mut drained_bytes = 0;
-    while drained_bytes < DRAINED_BYTES_MAX
-        && let Ok(Some(bytes)) = next_data(&mut body).await
-    {
-        drained_bytes += bytes.len() as u64;
-    }
+    let reading = async {
+        let mut drained_bytes = 0;
+        while drained_bytes < DRAINED_BYTES_MAX
+            && let Ok(Some(bytes)) = next_data(&mut body).await
+        {
+            drained_bytes += bytes.len() as u64;
+        }
+    };
+    // Whether it came to its end or not, there is nothing more to wait for.
+    let _ = tokio::time::timeout(DRAINING_MAX, reading).await;
 }
 
 /// What separates the parts.

@@ -102,6 +102,12 @@ impl Finder<'_> {
         for group in groups {
             if sets.selected(&self.product.id, &selector(std::slice::from_ref(group))).is_empty() {
                 let product = &self.product.id;
+                // Who may see one product alone isn't told of others.
+                if self.call.own_product().is_none() && !sets.in_group(group).is_empty() {
+                    let detail =
+                        format!("group {group:?} has devices of other products than the package's alone, which is {product:?}");
+                    return Err(mismatch(detail));
+                }
                 return Err(Failure::not_found(format!(
                     "group {group:?} has no device of product {product:?}, which the package is for"
                 )));
