@@ -21,21 +21,9 @@ fn running(devices: usize) -> Running {
     let engine = Engine::open(Options::new(folder.path())).expect("a fresh folder opens");
     let artifact = Artifact { url: Some("http://files/image".into()), size: 1, md5: "0".into(), ..Artifact::default() };
     let new = NewTask {
-        organization: ORGANIZATION.into(),
-        product_id: "p".into(),
-        component: Component::MAIN,
-        name: None,
-        description: None,
-        kind: TaskKind::Upgrade,
-        mode: TaskMode::Automatic,
-        from_versions: vec!["1".into()],
-        target: TaskTarget::Artifact { version: "2".into(), artifact },
-        scope: Scope::default(),
-        policy: Policy::default(),
-        unique_name: false,
         unique_start: true,
         start: true,
-        annotations: Default::default(),
+        ..NewTask::new(ORGANIZATION, "p", vec!["1".into()], TaskTarget::Artifact { version: "2".into(), artifact })
     };
     engine.create_task(new, true, NOW).wait().expect("a task without faults is created");
     let names: Vec<DeviceName> = (0..devices)

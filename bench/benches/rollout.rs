@@ -86,21 +86,14 @@ fn new_device(number: u32) -> NewDevice {
 fn task(engine: &Engine, selector: Selector, snapshot: bool, waves: Vec<Wave>) -> std::sync::Arc<Task> {
     let artifact = Artifact { url: Some("http://files/image".into()), size: 1, md5: "0".into(), ..Artifact::default() };
     let new = NewTask {
-        organization: ORGANIZATION.into(),
-        product_id: PRODUCT.into(),
-        component: Component::MAIN,
-        name: None,
-        description: None,
-        kind: TaskKind::Upgrade,
-        mode: TaskMode::Automatic,
-        from_versions: (0..4).map(|n| format!("1.{n}")).collect(),
-        target: TaskTarget::Artifact { version: "2.0".into(), artifact },
         scope: Scope { selector, snapshot },
         policy: Policy { maximum_concurrency: Some(300), waves, ..Policy::default() },
-        unique_name: false,
-        unique_start: false,
-        start: false,
-        annotations: BTreeMap::new(),
+        ..NewTask::new(
+            ORGANIZATION,
+            PRODUCT,
+            (0..4).map(|n| format!("1.{n}")).collect(),
+            TaskTarget::Artifact { version: "2.0".into(), artifact },
+        )
     };
     engine.create_task(new, false, NOW).wait().expect("the task is created")
 }

@@ -29,21 +29,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // A task takes lamps from 1.0 to 2.0, ten at a time.
     let artifact = Artifact { image: Some(sealed.id()), size: sealed.size(), ..Artifact::default() };
     let task = NewTask {
-        organization: "acme".into(),
-        product_id: "lamp".into(),
-        component: Component::MAIN,
         name: Some("to 2.0".into()),
-        description: None,
-        kind: TaskKind::Upgrade,
-        mode: TaskMode::Automatic,
-        from_versions: vec!["1.0".into()],
-        target: TaskTarget::Artifact { version: "2.0".into(), artifact },
-        scope: Scope::default(),
         policy: Policy { maximum_concurrency: Some(10), ..Policy::default() },
-        unique_name: false,
         unique_start: true,
         start: true,
-        annotations: Default::default(),
+        ..NewTask::new("acme", "lamp", vec!["1.0".into()], TaskTarget::Artifact { version: "2.0".into(), artifact })
     };
     let task = engine.create_task(task, true, now).wait()?;
 

@@ -22,21 +22,10 @@ fn device(id: &str) -> DeviceName {
 fn new_task(policy: Policy) -> NewTask {
     let artifact = Artifact { url: Some("http://elsewhere/2".into()), size: 9, md5: "m".into(), ..Artifact::default() };
     NewTask {
-        organization: "acme".into(),
-        product_id: "lamp".into(),
-        component: Component::MAIN,
-        name: None,
-        description: None,
-        kind: TaskKind::Upgrade,
-        mode: TaskMode::Automatic,
-        from_versions: vec!["1".into()],
-        target: TaskTarget::Artifact { version: "2".into(), artifact },
-        scope: Scope::default(),
         policy,
-        unique_name: false,
         unique_start: true,
         start: true,
-        annotations: Default::default(),
+        ..NewTask::new("acme", "lamp", vec!["1".into()], TaskTarget::Artifact { version: "2".into(), artifact })
     }
 }
 

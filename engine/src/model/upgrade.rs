@@ -175,6 +175,29 @@ pub struct Failure {
 }
 
 impl Upgrade {
+    /// One that waits and has never been offered.
+    pub fn waiting(task: TaskNumber, device: DeviceNumber, from_version: Arc<str>, at: Timestamp) -> Self {
+        Self {
+            task,
+            device,
+            state: UpgradeState::Waiting,
+            attempts: 0,
+            percent: 0,
+            offer: 0,
+            from_version,
+            detail: None,
+            created_at: at,
+            updated_at: at,
+            offered_at: None,
+            deadline: None,
+            not_before: None,
+            succeeded_before: false,
+            failure: None,
+            confirmed: false,
+            forced: false,
+        }
+    }
+
     /// The id of the newest attempt, once there is one.
     pub fn id(&self) -> Option<UpgradeId> {
         (self.offer != 0).then_some(UpgradeId { task: self.task, device: self.device, offer: self.offer })

@@ -238,6 +238,34 @@ pub struct NewTask {
     pub annotations: BTreeMap<Box<str>, Box<str>>,
 }
 
+impl NewTask {
+    /// Everybody at one of the from-versions, on the main component, held back by nothing, born stopped.
+    pub fn new(
+        organization: impl Into<String>,
+        product_id: impl Into<String>,
+        from_versions: Vec<String>,
+        target: TaskTarget,
+    ) -> Self {
+        Self {
+            organization: organization.into(),
+            product_id: product_id.into(),
+            component: Component::MAIN,
+            name: None,
+            description: None,
+            kind: TaskKind::default(),
+            mode: TaskMode::default(),
+            from_versions,
+            target,
+            scope: Scope::default(),
+            policy: Policy::default(),
+            unique_name: false,
+            unique_start: false,
+            start: false,
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
 /// Where a task leads.
 #[derive(Clone, Debug)]
 pub enum TaskTarget {

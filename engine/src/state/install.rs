@@ -320,7 +320,7 @@ impl State {
                     succeeded: RoaringBitmap::new(),
                     succeeded_by_wave: vec![0; row.waves.len()],
                     failing: [0; FailureKind::ALL.len()],
-                    forced: 0,
+                    forced: RoaringBitmap::new(),
                     permits_held: 0,
                     pace: None,
                 };

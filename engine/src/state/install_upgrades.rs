@@ -73,7 +73,9 @@ impl State {
         if let Some(failure) = row.failure {
             entry.failing[failure.kind as usize] += 1;
         }
-        entry.forced += u64::from(row.forced);
+        if row.forced {
+            entry.forced.insert(device.0);
+        }
         let offer = row.state.holds_permit().then(|| {
             entry.permits_held += 1;
             self.permits_held += 1;
@@ -130,7 +132,7 @@ impl State {
         if let Some(failure) = live.row.failure {
             entry.failing[failure.kind as usize] -= 1;
         }
-        entry.forced -= u64::from(live.row.forced);
+        entry.forced.remove(device.0);
         if live.row.state.holds_permit() {
             entry.permits_held -= 1;
             self.permits_held -= 1;

@@ -134,8 +134,8 @@ struct TaskEntry {
     succeeded_by_wave: Vec<u32>,
     /// Unfinished upgrades whose newest ended attempt went wrong, by kind.
     failing: [u64; FailureKind::ALL.len()],
-    /// Unfinished upgrades that an operator has forced and that have not begun yet.
-    forced: u64,
+    /// Devices whose unfinished upgrade an operator has forced and has not begun yet.
+    forced: RoaringBitmap,
     permits_held: u64,
     /// There from the first offer or the first opened wave on.
     pace: Option<Arc<Pace>>,

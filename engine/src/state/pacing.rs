@@ -66,11 +66,6 @@ impl TaskEntry {
         }
     }
 
-    /// Nothing of it runs, or may begin whatever its schedule says.
-    fn runs_nothing(&self) -> bool {
-        self.permits_held == 0 && self.forced == 0
-    }
-
     /// The wave that is open, from 0.
     pub(super) fn open_wave(&self) -> usize {
         self.pace.as_ref().map_or(0, |pace| pace.wave as usize)
@@ -188,7 +183,6 @@ impl State {
         self.put(Row::Task(Arc::clone(&canceled)));
         drop(self.set_status(&canceled, TaskStatus::Stopped, at));
         self.cancel_portion(row.number, CANCEL_PORTION, at);
-        self.settle(row.number, at);
     }
 
     /// Cancels up to `limit` unfinished upgrades, and says how many it did.
@@ -201,9 +195,7 @@ impl State {
                 self.end_canceled(&before, "the task was canceled", at);
             }
         }
-        if !devices.is_empty() {
-            self.settle(task, at);
-        }
+        self.settle(task, at);
         devices.len()
     }
 
@@ -251,6 +243,13 @@ impl State {
         middle.is_some()
     }
 
+    /// After the end of its schedule: nothing of it runs, and nobody was forced who could still begin.
+    fn is_over(&self, entry: &TaskEntry) -> bool {
+        let row = entry.view.row();
+        let can = |device: u32| self.device_row(DeviceNumber(device)).is_some_and(|device| search::is_at_start(row, device));
+        entry.permits_held == 0 && !entry.forced.iter().any(can)
+    }
+
     /// Notes that a task is finished: nothing of it runs, and nobody can begin any more.
     pub(super) fn settle(&mut self, task: TaskNumber, at: Timestamp) {
         let Some(entry) = self.task_entry(task) else { return };
@@ -264,7 +263,7 @@ impl State {
         } else if entry.permits_held > 0 {
             false
         } else if has_ended {
-            entry.runs_nothing() || !self.may_begin(task)
+            self.is_over(entry)
         } else {
             row.scope.snapshot && !self.may_begin(task)
         };
@@ -295,7 +294,7 @@ impl State {
         }
         let ended = self.ends.range(..=(at, TaskNumber(u32::MAX))).map(|(_, task)| *task);
         // One in which something runs is settled by its last result.
-        let ended = ended.filter(|task| self.task_entry(*task).is_some_and(TaskEntry::runs_nothing));
+        let ended = ended.filter(|task| self.task_entry(*task).is_some_and(|entry| self.is_over(entry)));
         let ended: Vec<TaskNumber> = ended.take(limit).collect();
         for task in ended {
             self.settle(task, at);
@@ -305,8 +304,7 @@ impl State {
     /// When the next thing of this module is due.
     pub(super) fn next_due(&self, at: Timestamp) -> Option<Timestamp> {
         let mut ended = self.ends.range(..=(at, TaskNumber(u32::MAX))).map(|(_, task)| *task);
-        let is_left =
-            |task| self.task_entry(task).is_some_and(|entry| entry.runs_nothing() && entry.view.row().finished_at.is_none());
+        let is_left = |task| self.task_entry(task).is_some_and(|entry| self.is_over(entry));
         if !self.canceling.is_empty() || ended.any(is_left) {
             return Some(at);
         }

@@ -354,25 +354,8 @@ impl State {
         let entry = self.task_entry(task);
         let component = entry.map_or(Component::MAIN, |entry| entry.view.row().component);
         let version = self.device_row(device).and_then(|row| row.version(component)).cloned();
-        Upgrade {
-            task,
-            device,
-            state: UpgradeState::Waiting,
-            attempts: 0,
-            percent: 0,
-            offer: 0,
-            from_version: version.unwrap_or_default(),
-            detail: None,
-            created_at: at,
-            updated_at: at,
-            offered_at: None,
-            deadline: None,
-            not_before: None,
-            succeeded_before: entry.is_some_and(|entry| entry.succeeded.contains(device.0)),
-            failure: None,
-            confirmed: false,
-            forced: false,
-        }
+        let succeeded_before = entry.is_some_and(|entry| entry.succeeded.contains(device.0));
+        Upgrade { succeeded_before, ..Upgrade::waiting(task, device, version.unwrap_or_default(), at) }
     }
 
     /// An event about an upgrade. Its sequence number comes when it is told; an offer is named by its own event.

@@ -8,6 +8,7 @@
 
 use super::client::{CallError, Client, ServerArguments, Upload, block_on, encode, progress_bar};
 use super::{Failure, print, print_json, table};
+use crate::dialect::common::hexadecimal::to_hexadecimal;
 use ::http::{Method, StatusCode, header};
 use aws_lc_rs::digest::{Context, SHA256};
 use base64::Engine as _;
@@ -15,7 +16,6 @@ use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -82,7 +82,7 @@ struct PushedImage {
 }
 
 async fn upload(client: &mut Client, push: &Push, digest: &[u8], length: u64) -> Result<PushedImage, Failure> {
-    let id = hex(digest);
+    let id = to_hexadecimal(digest);
     let (mut attempt, mut reached) = (1, 0);
     loop {
         let reached_before = reached;
@@ -240,14 +240,6 @@ fn sha256(path: &Path) -> Result<(Vec<u8>, u64), Failure> {
         return Err(Failure::new(format!("{} is empty; give the image itself", path.display())));
     }
     Ok((context.finish().as_ref().to_vec(), length))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a text can't fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }
 
 impl Push {

@@ -3,6 +3,7 @@
 use super::client::Client;
 use super::{Format, Message};
 use crate::app::App;
+use crate::dialect::common::hexadecimal::to_hexadecimal;
 use ::http::header::HeaderName;
 use ::http::{HeaderValue, Uri};
 use aws_lc_rs::hmac;
@@ -155,8 +156,7 @@ impl Delivery {
     async fn call(&self, uri: Uri, message: &Message) -> Result<(), super::client::CallError> {
         let signature = self.key.as_ref().map(|key| {
             let tag = hmac::sign(key, &message.body);
-            let digits: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("sha256={digits}")
+            format!("sha256={}", to_hexadecimal(tag.as_ref()))
         });
         let signature = signature.and_then(|text| HeaderValue::from_str(&text).ok());
         let headers = [

@@ -57,7 +57,7 @@ struct TaskPicture {
     succeeded: RoaringBitmap,
     succeeded_by_wave: Vec<u32>,
     failing: [u64; FailureKind::ALL.len()],
-    forced: u64,
+    forced: RoaringBitmap,
     permits_held: u64,
     pace: Option<Arc<Pace>>,
 }
@@ -148,7 +148,7 @@ impl TaskPicture {
             succeeded: entry.succeeded.clone(),
             succeeded_by_wave: entry.succeeded_by_wave.clone(),
             failing: entry.failing,
-            forced: entry.forced,
+            forced: entry.forced.clone(),
             permits_held: entry.permits_held,
             pace: entry.pace.clone(),
         }

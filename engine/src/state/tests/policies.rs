@@ -621,6 +621,32 @@ fn an_explanation_says_who_goes_before() {
 }
 
 #[test]
+fn a_forced_device_that_goes_elsewhere_after_the_end_keeps_no_task_open() {
+    check_fleet(
+        "tag d1 1.0 ring=a
+         tag d2 1.0 ring=a
+         task 1.0 -> 2.0 ends=100 cap=1
+         start t1
+         force t1 d1
+         pass 100
+         events
+         d1 check 3.0
+         events",
+        expect![[r#"
+            tag d1 1.0 ring=a: done
+            tag d2 1.0 ring=a: done
+            task 1.0 -> 2.0 ends=100 cap=1: t1 stopped
+            start t1: started
+            force t1 d1: done
+            pass 100: nothing due
+            events: task_created, task_started
+            d1 check 3.0: no task
+            events: task_finished
+        "#]],
+    );
+}
+
+#[test]
 fn what_a_device_outside_of_a_task_reports_decides_nothing_of_it() {
     check_fleet(
         "tag d1 1.0 ring=a

@@ -209,21 +209,15 @@ impl Fleet {
         }
         let artifact = Artifact { url: Some("http://elsewhere/f".into()), size: 1, md5: "m".into(), ..Artifact::default() };
         let new = NewTask {
-            organization: "o".into(),
-            product_id: "p".into(),
-            component: Component::MAIN,
-            name: None,
-            description: None,
-            kind: TaskKind::Upgrade,
-            mode: TaskMode::Automatic,
-            from_versions: from.split(',').map(str::to_owned).collect(),
-            target: TaskTarget::Artifact { version: to.into(), artifact },
             scope,
             policy,
-            unique_name: false,
             unique_start,
-            start: false,
-            annotations: Default::default(),
+            ..NewTask::new(
+                "o",
+                "p",
+                from.split(',').map(str::to_owned).collect(),
+                TaskTarget::Artifact { version: to.into(), artifact },
+            )
         };
         match self.apply(Command::CreateTask { new: Box::new(new), register_product: true }) {
             Ok(Outcome::Task(task)) => {

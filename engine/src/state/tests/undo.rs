@@ -325,21 +325,14 @@ impl World {
         };
         Command::CreateTask {
             new: Box::new(NewTask {
-                organization: "o".into(),
-                product_id: "p".into(),
                 component: firmware.map_or(SECOND, |row| row.component),
                 name: self.one_of(&[None, Some("gamma"), Some("delta")]).map(Into::into),
-                description: None,
                 kind,
-                mode: TaskMode::Automatic,
-                from_versions: vec!["1.0".into()],
-                target,
                 scope: Scope { selector, snapshot: self.one_in(3) },
-                policy: Policy::default(),
                 unique_name: self.one_in(2),
                 unique_start: self.one_in(8),
                 start: true,
-                annotations: BTreeMap::new(),
+                ..NewTask::new("o", "p", vec!["1.0".into()], target)
             }),
             register_product: true,
         }

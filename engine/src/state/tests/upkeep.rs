@@ -99,21 +99,9 @@ fn a_device_is_upgrading_until_the_last_of_its_components_is_done() {
     for component in [Component::MAIN, second] {
         let artifact = Artifact { url: Some("http://elsewhere/f".into()), size: 1, md5: "m".into(), ..Artifact::default() };
         let new = NewTask {
-            organization: "o".into(),
-            product_id: "p".into(),
             component,
-            name: None,
-            description: None,
-            kind: TaskKind::Upgrade,
-            mode: TaskMode::Automatic,
-            from_versions: vec!["1.0".into()],
-            target: TaskTarget::Artifact { version: "2.0".into(), artifact },
-            scope: Scope::default(),
-            policy: Policy::default(),
-            unique_name: false,
-            unique_start: false,
             start: true,
-            annotations: BTreeMap::new(),
+            ..NewTask::new("o", "p", vec!["1.0".into()], TaskTarget::Artifact { version: "2.0".into(), artifact })
         };
         fleet.apply(Command::CreateTask { new: Box::new(new), register_product: true }).unwrap();
     }

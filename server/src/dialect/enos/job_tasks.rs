@@ -205,25 +205,9 @@ mod tests {
     use sluicegate::model::{Failure as UpgradeFailure, FailureKind, Timestamp};
 
     fn upgrade(state: UpgradeState, code: Option<i32>) -> Upgrade {
-        Upgrade {
-            task: TaskNumber(1),
-            device: DeviceNumber(2),
-            state,
-            attempts: 1,
-            percent: 35,
-            offer: 1,
-            from_version: "1.0".into(),
-            detail: None,
-            created_at: Timestamp(0),
-            updated_at: Timestamp(0),
-            offered_at: None,
-            deadline: None,
-            not_before: None,
-            succeeded_before: false,
-            failure: code.map(|code| UpgradeFailure { kind: FailureKind::Failed, code: Some(code) }),
-            confirmed: false,
-            forced: false,
-        }
+        let failure = code.map(|code| UpgradeFailure { kind: FailureKind::Failed, code: Some(code) });
+        let waiting = Upgrade::waiting(TaskNumber(1), DeviceNumber(2), "1.0".into(), Timestamp(0));
+        Upgrade { state, attempts: 1, percent: 35, offer: 1, failure, ..waiting }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::job_encode::JobShown;
 use super::status::{Code, Failure};
 use super::{Answer, Answered, Call};
 use serde::Serialize;
-use sluicegate::model::{Component, Firmware, FirmwareId, Product, Scope, TaskKind, TaskMode, TaskStatus};
+use sluicegate::model::{Firmware, FirmwareId, Product, Scope, TaskKind, TaskStatus};
 use sluicegate::{ActionRules, Conflict, Error, NewTask, State, TaskAction, TaskInfo, TaskTarget, VERIFY_DEVICES_MAX};
 use std::sync::Arc;
 
@@ -59,21 +59,13 @@ fn new_task(call: &Call, job: JobWanted, firmware: &Firmware, product: &Product)
     }
     let name = job.name.map_or_else(|| generated_name(job.kind, firmware), |name| name.default);
     Ok(NewTask {
-        organization: call.organization.to_string(),
-        product_id: product.id.to_string(),
-        component: Component::MAIN,
         name: Some(name),
-        description: None,
         kind: job.kind,
-        mode: TaskMode::Automatic,
-        from_versions,
-        target: TaskTarget::Firmware(firmware.id),
         scope: Scope { selector: job.scope.selector, snapshot: job.snapshot },
         policy: job.policy,
-        unique_name: false,
-        unique_start: false,
         start: call.app.config.enos.jobs_start,
         annotations: job.annotations,
+        ..NewTask::new(call.organization.to_string(), product.id.to_string(), from_versions, TaskTarget::Firmware(firmware.id))
     })
 }
 

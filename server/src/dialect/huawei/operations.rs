@@ -12,7 +12,7 @@ use crate::app::App;
 use crate::http::{Query, Request, json};
 use ::http::StatusCode;
 use serde::Serialize;
-use sluicegate::model::{DeviceNumber, FileType, Firmware, Policy, Retry, Schedule, Scope, TaskId, TaskKind, TaskMode, TaskNumber};
+use sluicegate::model::{DeviceNumber, FileType, Firmware, Policy, Retry, Schedule, Scope, TaskId, TaskNumber};
 use sluicegate::{ActionRules, NewTask, State, TaskAction, TaskInfo, TaskTarget};
 use std::sync::Arc;
 
@@ -39,16 +39,9 @@ fn new_task(call: &Call<'_>, wanted: &TaskWanted, plan: Plan) -> NewTask {
         end: wanted.window.map(|window| window.end),
         ..Schedule::default()
     };
+    let target = TaskTarget::Firmware(plan.firmware.id);
     NewTask {
-        organization: call.organization.to_string(),
-        product_id: plan.product.id.to_string(),
         component: plan.firmware.component,
-        name: None,
-        description: None,
-        kind: TaskKind::Upgrade,
-        mode: TaskMode::Automatic,
-        from_versions: plan.from_versions,
-        target: TaskTarget::Firmware(plan.firmware.id),
         scope: Scope { selector: plan.selector, snapshot: true },
         // A device that is back with the package's version has succeeded, whether or not its last report came through.
         policy: Policy {
@@ -58,10 +51,9 @@ fn new_task(call: &Call<'_>, wanted: &TaskWanted, plan: Plan) -> NewTask {
             version_decides: true,
             ..Policy::default()
         },
-        unique_name: false,
-        unique_start: false,
         start: true,
         annotations: encode::annotations(wanted),
+        ..NewTask::new(call.organization.to_string(), plan.product.id.to_string(), plan.from_versions, target)
     }
 }
 

@@ -223,25 +223,10 @@ mod tests {
     use sluicegate::model::{Failure, TaskNumber};
 
     fn row(state: UpgradeState, failure: Option<FailureKind>) -> Upgrade {
-        Upgrade {
-            task: TaskNumber(1),
-            device: DeviceNumber(2),
-            state,
-            attempts: u32::from(failure.is_some() || state != UpgradeState::Waiting),
-            percent: 0,
-            offer: 1,
-            from_version: "1".into(),
-            detail: None,
-            created_at: Timestamp(0),
-            updated_at: Timestamp(0),
-            offered_at: None,
-            deadline: None,
-            not_before: None,
-            succeeded_before: false,
-            failure: failure.map(|kind| Failure { kind, code: None }),
-            confirmed: false,
-            forced: false,
-        }
+        let attempts = u32::from(failure.is_some() || state != UpgradeState::Waiting);
+        let failure = failure.map(|kind| Failure { kind, code: None });
+        let waiting = Upgrade::waiting(TaskNumber(1), DeviceNumber(2), "1".into(), Timestamp(0));
+        Upgrade { state, attempts, offer: 1, failure, ..waiting }
     }
 
     #[test]

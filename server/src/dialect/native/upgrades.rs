@@ -188,23 +188,8 @@ mod tests {
     #[test]
     fn a_device_that_began_between_the_reads_is_listed_once_as_it_is_stored() {
         let stored = |device| Upgrade {
-            task: TaskNumber(1),
-            device: DeviceNumber(device),
             state: UpgradeState::Offered,
-            attempts: 1,
-            percent: 0,
-            offer: 7,
-            from_version: "1".into(),
-            detail: None,
-            created_at: Timestamp(0),
-            updated_at: Timestamp(0),
-            offered_at: None,
-            deadline: None,
-            not_before: None,
-            succeeded_before: false,
-            failure: None,
-            confirmed: false,
-            forced: false,
+            ..Upgrade::waiting(TaskNumber(1), DeviceNumber(device), "1".into(), Timestamp(0))
         };
         let rows = in_order([1, 3, 4, 6].map(DeviceNumber).to_vec(), vec![stored(2), stored(3), stored(5)], 5);
         let listed: Vec<(u32, bool)> = rows.iter().map(|row| (row.device.0, row.stored.is_some())).collect();

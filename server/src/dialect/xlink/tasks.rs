@@ -8,7 +8,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::http::{Query, Request, json};
 use ::http::StatusCode;
-use sluicegate::model::{Policy, Retry, Scope, TaskId, TaskKind, TaskNumber, TaskStatus};
+use sluicegate::model::{Policy, Retry, TaskId, TaskNumber, TaskStatus};
 use sluicegate::{ActionRules, NewTask, TaskAction, TaskInfo, TaskTarget};
 use std::collections::BTreeMap;
 
@@ -26,16 +26,10 @@ pub(super) async fn create(app: &App, request: Request) -> Answer {
     access::may_open_product(&caller, &wanted.product_id)?;
     let artifact = file::artifact(app, &caller, &parts.headers, wanted.target_file).await?;
     let new = NewTask {
-        organization: caller.organization.to_string(),
-        product_id: wanted.product_id.clone(),
         component: wanted.component,
         name: Some(wanted.name),
         description: Some(wanted.description),
-        kind: TaskKind::Upgrade,
         mode: wanted.mode,
-        from_versions: vec![wanted.from_version],
-        target: TaskTarget::Artifact { version: wanted.target_version, artifact },
-        scope: Scope::default(),
         policy: Policy {
             maximum_concurrency: wanted.maximum_concurrency,
             retry: Some(RETRY),
@@ -44,8 +38,13 @@ pub(super) async fn create(app: &App, request: Request) -> Answer {
         },
         unique_name: true,
         unique_start: true,
-        start: false,
         annotations: annotations_of(wanted.from_file),
+        ..NewTask::new(
+            caller.organization.to_string(),
+            wanted.product_id.clone(),
+            vec![wanted.from_version],
+            TaskTarget::Artifact { version: wanted.target_version, artifact },
+        )
     };
     let task = app.engine.create_task(new, app.registers(), now).await?;
     Ok(json(StatusCode::OK, &TaskShown::new(&task, &wanted.product_id, 0)))

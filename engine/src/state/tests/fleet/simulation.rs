@@ -512,21 +512,14 @@ impl Simulation {
         let values = |rings: &Vec<u8>| rings.iter().map(|ring| ring.to_string().into()).collect();
         let selector = plan.rings.as_ref().map_or(Selector::Total, |rings| Selector::Tags([("ring".into(), values(rings))].into()));
         let new = NewTask {
-            organization: "o".into(),
-            product_id: "p".into(),
-            component: Component::MAIN,
-            name: None,
-            description: None,
-            kind: TaskKind::Upgrade,
-            mode: TaskMode::Automatic,
-            from_versions: plan.from.iter().map(ToString::to_string).collect(),
-            target: TaskTarget::Artifact { version: plan.to.into(), artifact },
             scope: Scope { selector, snapshot: plan.snapshot },
             policy: plan.policy.clone(),
-            unique_name: false,
-            unique_start: false,
-            start: false,
-            annotations: Default::default(),
+            ..NewTask::new(
+                "o",
+                "p",
+                plan.from.iter().map(ToString::to_string).collect(),
+                TaskTarget::Artifact { version: plan.to.into(), artifact },
+            )
         };
         let task = self.oracle.tasks.len();
         // Its events come before the oracle can know its id; they are looked at by what follows from them.
