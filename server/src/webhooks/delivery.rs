@@ -120,10 +120,8 @@ impl Delivery {
     /// Returns once the receiver has it, or it was given up. `before`: what was delivered so far, to be written down before a long
     /// wait.
     async fn deliver(&mut self, message: Message, before: u64) {
-        let mut attempts = 0;
-        let mut wait = WAIT_MIN;
+        let mut attempts = Attempts::new(self.format.attempts_max());
         loop {
-            attempts += 1;
             let subscription = Arc::clone(&self.subscription.id);
             let failed = match self.app.config.webhooks.allowed.check(&self.subscription.url) {
                 Ok(uri) => match self.call(uri, &message).await {
@@ -136,20 +134,21 @@ impl Delivery {
                 Err(error) => error.to_string(),
             };
             metrics::counter!("sluicegate_webhook_failures_total").increment(1);
-            if self.format.attempts_max().is_some_and(|max| attempts >= max) {
+            let wait = attempts.after_failure();
+            let attempts = attempts.made;
+            let Some(wait) = wait else {
                 metrics::counter!("sluicegate_webhook_messages_total", "outcome" => "given_up").increment(1);
                 tracing::warn!(%subscription, sequence = message.sequence, attempts, error = failed, "a message was given up");
                 return;
-            }
+            };
             // The first is worth a line, and then one now and then.
-            if attempts == 1 || attempts % 60 == 0 {
+            if attempts == 1 || attempts.is_multiple_of(60) {
                 tracing::warn!(%subscription, sequence = message.sequence, attempts, error = failed, "a message waits for its receiver");
             }
             if self.is_worth_saving(before) {
                 self.save(before).await;
             }
             sleep(wait).await;
-            wait = (wait * 2).min(WAIT_MAX);
         }
     }
 
@@ -178,5 +177,53 @@ impl Delivery {
                 tracing::warn!(subscription = %self.subscription.id, %error, "how far a delivery is could not be written down")
             }
         }
+    }
+}
+
+/// How often a message was tried, and when it is tried again.
+struct Attempts {
+    made: u32,
+    /// `None`: until it is delivered.
+    max: Option<u32>,
+    wait: Duration,
+}
+
+impl Attempts {
+    fn new(max: Option<u32>) -> Self {
+        Self { made: 0, max, wait: WAIT_MIN }
+    }
+
+    /// The wait before the next one; `None` gives the message up.
+    fn after_failure(&mut self) -> Option<Duration> {
+        self.made = self.made.saturating_add(1);
+        if self.max.is_some_and(|max| self.made >= max) {
+            return None;
+        }
+        let next = (self.wait * 2).min(WAIT_MAX);
+        Some(std::mem::replace(&mut self.wait, next))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Attempts;
+
+    fn waits_seconds(attempts: &mut Attempts) -> impl Iterator<Item = u64> + '_ {
+        std::iter::from_fn(|| attempts.after_failure()).map(|wait| wait.as_secs())
+    }
+
+    #[test]
+    fn a_message_is_tried_as_often_as_its_format_says_and_then_given_up() {
+        let mut attempts = Attempts::new(Some(120));
+        let waits: Vec<u64> = waits_seconds(&mut attempts).collect();
+        assert_eq!(waits[..8], [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!((waits.len(), waits.iter().max()), (119, Some(&60)), "120 attempts have 119 waits between them");
+        assert_eq!(attempts.made, 120);
+    }
+
+    #[test]
+    fn one_without_a_bound_is_tried_until_it_is_delivered() {
+        let mut attempts = Attempts::new(None);
+        assert_eq!(waits_seconds(&mut attempts).nth(10_000), Some(60));
     }
 }

@@ -9,11 +9,12 @@ use super::multipart::{Boundary, Form, FormError, drain};
 use super::status::{Code, Failure};
 use super::{Answer, Answered, Call, access};
 use crate::dialect::common::hexadecimal::to_hexadecimal;
+use crate::dialect::common::status::{Status, ingest_status};
 use crate::dialect::common::upload::{Intake, UploadError, Uploaded, record};
 use crate::http::{Request, RequestBody};
-use ::http::{HeaderMap, StatusCode};
+use ::http::HeaderMap;
 use serde::Serialize;
-use sluicegate::image::{IngestError, SealedImage};
+use sluicegate::image::SealedImage;
 use sluicegate::model::{Artifact, Component, FileType, Firmware, FirmwareNumber};
 use sluicegate::{NewFirmware, State};
 use std::sync::Arc;
@@ -249,15 +250,8 @@ impl From<UploadError> for Failure {
             UploadError::Body(error) => error.into(),
             UploadError::Header(message) => Self::invalid(message),
             UploadError::Ingest(error) if error.is_uploaders_fault() => Self::invalid(error.to_string()),
-            UploadError::Ingest(error @ IngestError::Full { .. }) => {
-                let failure = Self::new(Code::Internal, error.to_string());
-                Self { http: StatusCode::INSUFFICIENT_STORAGE, retry_after_s: Some(30), ..failure }
-            }
-            error @ (UploadError::Ingest(_) | UploadError::Stopping) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a firmware's file could not be taken in");
-                let failure = Self::new(Code::Internal, error.to_string());
-                Self { http: StatusCode::SERVICE_UNAVAILABLE, retry_after_s: Some(10), ..failure }
-            }
+            UploadError::Ingest(error) => Self::ours(ingest_status(&error), error.to_string()),
+            UploadError::Stopping => Self::ours(Status::STOPPING, error.to_string()),
         }
     }
 }

@@ -11,7 +11,7 @@
 
 use crate::auth::{AuthError, Forbidden};
 use crate::dialect::common::limiter::Exceeded;
-use crate::dialect::common::status as common;
+use crate::dialect::common::status::{Status, status};
 use crate::http::{BodyError, Request};
 use ::http::{Method, StatusCode};
 use sluicegate::{Conflict, Entity, Error};
@@ -83,6 +83,11 @@ impl Failure {
         Self::new(Code::TooManyDeviceKeys, format!("Exceeded max verification deviceKeys, max[{max}]"))
     }
 
+    /// Not the caller's fault: the HTTP status tells it, too.
+    pub(super) fn ours(status: Status, message: String) -> Self {
+        Self { http: status.http, retry_after_s: status.retry_after_s, ..Self::new(Code::Internal, message) }
+    }
+
     pub(super) fn total_not_allowed() -> Self {
         Self::new(Code::TotalNotAllowed, "upgradeScope type total is not allowed for verification task")
     }
@@ -115,11 +120,7 @@ impl From<Error> for Failure {
             Error::NotFound { entity: Entity::Task, .. } => Self::job_not_found(),
             Error::NotFound { .. } => Self::new(Code::NotFound, error.to_string()),
             Error::Conflict { conflict, .. } => of_conflict(*conflict, &error),
-            _ => {
-                let status = common::status(&error);
-                let failure = Self::new(Code::Internal, error.to_string());
-                Self { http: status.http, retry_after_s: status.retry_after_s, ..failure }
-            }
+            _ => Self::ours(status(&error), error.to_string()),
         }
     }
 }

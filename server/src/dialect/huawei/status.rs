@@ -4,13 +4,12 @@
 //! stands beside it in `error_detail`, which is ours.
 
 use crate::dialect::common::limiter::Exceeded;
-use crate::dialect::common::status as common;
+use crate::dialect::common::status::{Status, ingest_status, status};
 use crate::dialect::common::upload::UploadError;
 use crate::http::path::PathError;
 use crate::http::{BodyError, Reply, Request, json, retry_after};
 use ::http::StatusCode;
 use serde::Serialize;
-use sluicegate::image::IngestError;
 use sluicegate::{Entity, Error};
 
 /// The codes in use.
@@ -106,6 +105,11 @@ impl Failure {
         Self::new(Code::OperationNotFound, format!("there is no operation {id:?} here; list the operations"))
     }
 
+    /// Not the caller's fault.
+    fn ours(status: Status, detail: String) -> Self {
+        Self { http: status.http, retry_after_s: status.retry_after_s, ..Self::new(Code::Internal, detail) }
+    }
+
     /// Nothing answers at this path: no platform's code says so, the status does.
     pub(super) fn no_route(request: &Request) -> Self {
         let path: String = request.uri().path().chars().take(120).collect();
@@ -136,11 +140,7 @@ impl From<Error> for Failure {
             Error::NotFound { entity: Entity::Task | Entity::Upgrade, .. } => Code::OperationNotFound,
             Error::NotFound { .. } => Code::NotFound,
             Error::Invalid { .. } | Error::Conflict { .. } => Code::BadRequest,
-            _ => {
-                let status = common::status(&error);
-                let failure = Self::new(Code::Internal, error.to_string());
-                return Self { http: status.http, retry_after_s: status.retry_after_s, ..failure };
-            }
+            _ => return Self::ours(status(&error), error.to_string()),
         };
         Self::new(code, error.to_string())
     }
@@ -175,15 +175,8 @@ impl From<UploadError> for Failure {
             UploadError::Body(error) => error.into(),
             UploadError::Header(message) => Self::bad_request(message),
             UploadError::Ingest(error) if error.is_uploaders_fault() => Self::bad_request(error.to_string()),
-            UploadError::Ingest(error @ IngestError::Full { .. }) => {
-                let failure = Self::new(Code::Internal, error.to_string());
-                Self { http: StatusCode::INSUFFICIENT_STORAGE, retry_after_s: Some(30), ..failure }
-            }
-            error @ (UploadError::Ingest(_) | UploadError::Stopping) => {
-                tracing::error!(error = &error as &dyn std::error::Error, "a package could not be taken in");
-                let failure = Self::new(Code::Internal, error.to_string());
-                Self { http: StatusCode::SERVICE_UNAVAILABLE, retry_after_s: Some(10), ..failure }
-            }
+            UploadError::Ingest(error) => Self::ours(ingest_status(&error), error.to_string()),
+            UploadError::Stopping => Self::ours(Status::STOPPING, error.to_string()),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::uploads::UPLOAD_OFFSET;
 use crate::auth::{AuthError, Forbidden};
 use crate::dialect::common::check::CheckRefused;
 use crate::dialect::common::limiter::Exceeded;
-use crate::dialect::common::status;
+use crate::dialect::common::status::{Status, ingest_status, status};
 use crate::dialect::common::upload::UploadError;
 use crate::http::path::PathError;
 use crate::http::{BodyError, Reply, Request, json, retry_after, with_header};
@@ -49,6 +49,10 @@ impl Failure {
 
     pub(super) fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    fn of(status: Status, message: String) -> Self {
+        Self { retry_after_s: status.retry_after_s, ..Self::new(status.http, status.code, message) }
     }
 
     pub(super) fn unavailable(code: &'static str, retry_after_s: u32, message: impl Into<String>) -> Self {
@@ -102,8 +106,7 @@ pub(super) fn shortened(text: &str, chars_max: usize) -> String {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let status = status::status(&error);
-        Self { retry_after_s: status.retry_after_s, ..Self::new(status.http, status.code, error.to_string()) }
+        Self::of(status(&error), error.to_string())
     }
 }
 
@@ -170,26 +173,14 @@ impl From<UploadError> for Failure {
             UploadError::Body(error) => error.into(),
             UploadError::Ingest(error) => error.into(),
             UploadError::Engine(error) => error.into(),
-            UploadError::Stopping => Self::unavailable("stopping", 5, error.to_string()),
+            UploadError::Stopping => Self::of(Status::STOPPING, error.to_string()),
         }
     }
 }
 
 impl From<IngestError> for Failure {
     fn from(error: IngestError) -> Self {
-        let message = error.to_string();
-        match error {
-            IngestError::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "image_too_large", message),
-            IngestError::Size { .. } => Self::new(StatusCode::BAD_REQUEST, "size_mismatch", message),
-            IngestError::Digest { .. } => Self::new(StatusCode::BAD_REQUEST, "digest_mismatch", message),
-            IngestError::Full { .. } => {
-                Self { retry_after_s: Some(30), ..Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", message) }
-            }
-            error => {
-                tracing::error!(error = &error as &dyn std::error::Error, "an image could not be taken in");
-                Self::unavailable("store_failed", 60, message)
-            }
-        }
+        Self::of(ingest_status(&error), error.to_string())
     }
 }
 
