@@ -13,8 +13,8 @@ use crate::limits::Limits;
 use crate::model::*;
 use crate::pending::{Pending, block_on};
 use crate::state::{
-    ActionRules, Check, Command, Decision, DeviceName, EventPage, NewDevice, NewFirmware, NewProduct, NewTask, Outcome, Report,
-    Reported, State, TaskAction, UpgradesAction, VersionReport,
+    ActionRules, Check, Command, Connect, Connected, Decision, DeviceName, DeviceRef, EventPage, NewDevice, NewFirmware,
+    NewProduct, NewTask, Outcome, Report, Reported, State, TaskAction, UpgradesAction, VersionReport,
 };
 use crate::store::{Archive, Loaded, Opened, Row, SqliteStore, Store, StoreError, StoreErrorKind, UpgradeQuery};
 use crate::writer::{Job, Shared, Writer};
@@ -149,6 +149,37 @@ impl Engine {
         self.submit(Command::ReportVersion(Box::new(report)), now, reported)
     }
 
+    /// A component runs this version; it asks for nothing. Writes only where that is news.
+    pub fn note_version(
+        &self,
+        device: DeviceRef<'_>,
+        component: Component,
+        version: &str,
+        register: bool,
+        now: Timestamp,
+    ) -> Pending<()> {
+        if self.inner.shared.published.runs(device, component, version) {
+            return Pending::ready(Ok(()));
+        }
+        let command = Command::NoteVersion { device: device.to_owned(), component, version: version.into(), register };
+        self.submit(command, now, done)
+    }
+
+    /// A gateway, or a device of its own, can be sent to from now on: what is due to it and those attached is offered to them without
+    /// their asking, in the order of the devices, under the same policies and permits as if they asked. Each offer is an event.
+    ///
+    /// Said again, with other devices attached, when those change. A restart forgets it.
+    pub fn connect(&self, connect: Connect, now: Timestamp) -> Pending<Connected> {
+        self.submit(Command::Connect(Box::new(connect)), now, |outcome| {
+            if let Outcome::Connected(connected) = outcome { Some(connected) } else { None }
+        })
+    }
+
+    /// It can be sent to no more. Without effect where a connection of a later epoch has replaced this one.
+    pub fn disconnect(&self, gateway: DeviceName, epoch: u64, now: Timestamp) -> Pending<()> {
+        self.submit(Command::Disconnect { gateway, epoch }, now, done)
+    }
+
     /// Takes served bytes for download progress, in percent of the image.
     pub fn served(&self, upgrade: UpgradeId, percent: u8, now: Timestamp) -> Pending<Reported> {
         self.submit(Command::Served { upgrade, percent }, now, reported)
@@ -175,6 +206,11 @@ impl Engine {
     ) -> Pending<Vec<Result<Arc<Device>, String>>> {
         let command = Command::PutDevices { organization: organization.into(), devices, register_products };
         self.submit(command, now, |outcome| if let Outcome::Devices(rows) = outcome { Some(rows) } else { None })
+    }
+
+    /// What the device signs its logins with, encrypted by the caller; `None` takes it away. Other writes of the device leave it be.
+    pub fn put_device_secret(&self, device: DeviceName, secret_encrypted: Option<Vec<u8>>, now: Timestamp) -> Pending<()> {
+        self.submit(Command::PutDeviceSecret { device, secret_encrypted }, now, done)
     }
 
     /// Its upgrades go with it, and give back their permits.

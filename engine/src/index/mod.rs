@@ -18,7 +18,7 @@ use crate::model::{
     Component, Device, DeviceNumber, Image, ImageId, ProductNumber, TaskNumber, TaskStatus, Timestamp, Token, TokenId,
 };
 use crate::rollout::{self, Asker, Figures, Standing, Verdict};
-use crate::state::{Check, Decision, Offer};
+use crate::state::{Check, Decision, DeviceRef, Offer};
 use devices::DeviceTable;
 use equivalent::Equivalent;
 use foldhash::quality::RandomState;
@@ -132,6 +132,15 @@ impl Published {
 
     pub(crate) fn image(&self, id: ImageId) -> Option<Arc<Image>> {
         self.images.pin().get(&id).cloned()
+    }
+
+    /// Whether this is what the device was last known to run.
+    pub(crate) fn runs(&self, device: DeviceRef<'_>, component: Component, version: &str) -> bool {
+        let products = self.products.pin();
+        let name = ProductQuery { organization: device.organization, id: device.product_id };
+        let Some(&product) = products.get(&name) else { return false };
+        let devices = self.devices.pin();
+        devices.get(product, device.device_id).is_some_and(|row| row.version(component).is_some_and(|runs| **runs == *version))
     }
 
     /// The device with this name, as published.

@@ -64,6 +64,8 @@ pub struct DeviceDetails {
     pub device_type: Option<Box<str>>,
     /// The serial number of the gateway it hangs behind.
     pub gateway: Option<Box<str>>,
+    /// What it signs its logins with, encrypted by the front end with a key that lies outside the tables.
+    pub secret_encrypted: Option<Vec<u8>>,
 }
 
 impl DeviceDetails {
@@ -85,5 +87,6 @@ impl DeviceDetails {
         manufacturer: None,
         device_type: None,
         gateway: None,
+        secret_encrypted: None,
     };
 }

@@ -8,6 +8,8 @@ pub struct Subscription {
     pub id: SubscriptionId,
     pub organization: Arc<str>,
     pub url: Arc<str>,
+    /// Which of them, where the format lets its receiver choose.
+    pub filters: Vec<Box<str>>,
     /// Which events are sent, and how they are written: a name that the front end knows.
     pub format: Arc<str>,
     /// The application that subscribed, where one did.

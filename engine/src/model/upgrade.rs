@@ -111,10 +111,26 @@ pub enum ReportedState {
     Succeeded,
     Failed,
     Rejected,
+    /// Whoever speaks for the device has waited for it in vain.
+    TimedOut,
+    /// It was taken back where the device is, and not here.
+    Canceled,
 }
 
 impl ReportedState {
-    pub const ALL: [Self; 7] =
+    pub const ALL: [Self; 9] = [
+        Self::Downloading,
+        Self::Downloaded,
+        Self::Installing,
+        Self::Paused,
+        Self::Succeeded,
+        Self::Failed,
+        Self::Rejected,
+        Self::TimedOut,
+        Self::Canceled,
+    ];
+    /// What a device says of itself; the others are said of it.
+    pub const OF_ITSELF: [Self; 7] =
         [Self::Downloading, Self::Downloaded, Self::Installing, Self::Paused, Self::Succeeded, Self::Failed, Self::Rejected];
 
     pub const fn state(self) -> UpgradeState {
@@ -126,11 +142,14 @@ impl ReportedState {
             Self::Succeeded => UpgradeState::Succeeded,
             Self::Failed => UpgradeState::Failed,
             Self::Rejected => UpgradeState::Rejected,
+            Self::TimedOut => UpgradeState::TimedOut,
+            Self::Canceled => UpgradeState::Canceled,
         }
     }
 
+    /// One that a device says of itself.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|reported| reported.state().name() == name)
+        Self::OF_ITSELF.into_iter().find(|reported| reported.state().name() == name)
     }
 }
 

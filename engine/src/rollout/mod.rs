@@ -12,7 +12,7 @@ mod scope;
 pub(crate) mod waves;
 
 pub(crate) use retry::next_attempt;
-pub(crate) use schedule::Window;
+pub(crate) use schedule::{Window, window};
 pub(crate) use scope::CompiledScope;
 
 use crate::index::TaskView;

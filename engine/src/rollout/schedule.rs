@@ -14,7 +14,7 @@ pub(crate) enum Window {
     Over,
 }
 
-pub(super) fn window(schedule: &Schedule, now: Timestamp) -> Window {
+pub(crate) fn window(schedule: &Schedule, now: Timestamp) -> Window {
     if schedule.end.is_some_and(|end| now >= end) {
         return Window::Over;
     }

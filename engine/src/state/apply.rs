@@ -21,8 +21,9 @@ impl State {
         let at = self.now;
         let mark = self.mark();
         let outcome = self.dispatch(command, at);
-        if outcome.is_err() {
-            self.undo_to(mark);
+        match outcome {
+            Ok(_) => self.push(at),
+            Err(_) => self.undo_to(mark),
         }
         outcome
     }
@@ -34,6 +35,14 @@ impl State {
             }
             Command::Report(report) => self.report(&report, at).map(Outcome::Reported),
             Command::ReportVersion(report) => self.report_version(&report, at).map(Outcome::Reported),
+            Command::NoteVersion { device, component, version, register } => {
+                self.note_version(&device, component, &version, register, at).map(|()| Outcome::Done)
+            }
+            Command::Connect(connect) => self.connect(&connect, at).map(Outcome::Connected),
+            Command::Disconnect { gateway, epoch } => {
+                self.disconnect(&gateway, epoch);
+                Ok(Outcome::Done)
+            }
             Command::Served { upgrade, percent } => Ok(Outcome::Reported(self.served(upgrade, percent, at))),
             Command::PutProduct(new) => self.put_product(&new, at).map(Outcome::Product),
             Command::DeleteProduct { organization, product_id } => self.delete_product(&organization, &product_id),
@@ -41,6 +50,7 @@ impl State {
                 Ok(Outcome::Devices(self.put_devices(&organization, devices, register_products, at)))
             }
             Command::DeleteDevice(device) => self.delete_device(&device),
+            Command::PutDeviceSecret { device, secret_encrypted } => self.put_device_secret(&device, secret_encrypted),
             Command::PutImage(image) => Ok(Outcome::Image(self.put_image(*image))),
             Command::DeleteImage { organization, id } => self.delete_image(&organization, id),
             Command::CreateFirmware { new, register_product } => {
@@ -73,10 +83,12 @@ impl State {
             self.time_out(task, device, at);
         }
         self.tick_tasks(TICK_ITEMS_MAX, at);
+        self.ring_alarms(at);
+        self.push(at);
         self.drop_ended_tokens(at);
         self.drop_old_events();
         let deadline = self.deadlines.first().map(|(deadline, ..)| *deadline);
-        deadline.into_iter().chain(self.next_due(at)).min()
+        deadline.into_iter().chain(self.next_due(at)).chain(self.next_push(at)).min()
     }
 
     /// Whole hours after their end, so that one look at the first entry tells whether there is anything to do.

@@ -105,10 +105,12 @@ pub enum WaitReason {
     Approval,
     /// Its own delay after the start isn't over.
     StartJitter,
+    /// The gateway that it hangs behind isn't connected.
+    Gateway,
 }
 
 impl WaitReason {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Cap,
         Self::Schedule,
         Self::BackOff,
@@ -118,6 +120,7 @@ impl WaitReason {
         Self::Wave,
         Self::Approval,
         Self::StartJitter,
+        Self::Gateway,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -131,6 +134,7 @@ impl WaitReason {
             Self::Wave => "wave",
             Self::Approval => "approval",
             Self::StartJitter => "start_jitter",
+            Self::Gateway => "gateway",
         }
     }
 }
@@ -179,6 +183,25 @@ pub struct Reported {
     pub task: Option<TaskId>,
     /// Something changed; a repeated or late report changes nothing.
     pub changed: bool,
+}
+
+/// A gateway, or a device of its own, is connected to the front end and can be sent to.
+#[derive(Clone, Debug)]
+pub struct Connect {
+    pub gateway: DeviceName,
+    /// What hangs behind it now: devices of its organization.
+    pub attached: Vec<Arc<str>>,
+    /// Of this connection; a later one has a larger.
+    pub epoch: u64,
+    /// The gateway, and those attached, come into being if they aren't there; attached ones in the gateway's product.
+    pub register: bool,
+}
+
+/// Who is connected now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Connected {
+    /// What the gateway may not speak for, and why.
+    pub refused: Vec<(Arc<str>, String)>,
 }
 
 /// A device as an operator writes it.
@@ -333,6 +356,18 @@ pub enum Command {
     },
     Report(Report),
     ReportVersion(Box<VersionReport>),
+    /// A component runs this version, and asks for nothing.
+    NoteVersion {
+        device: DeviceName,
+        component: Component,
+        version: Arc<str>,
+        register: bool,
+    },
+    Connect(Box<Connect>),
+    Disconnect {
+        gateway: DeviceName,
+        epoch: u64,
+    },
     /// Bytes of a signed link were served: download progress of a device that may report none.
     Served {
         upgrade: UpgradeId,
@@ -350,6 +385,11 @@ pub enum Command {
         register_products: bool,
     },
     DeleteDevice(DeviceName),
+    /// What the device signs its logins with, encrypted by the front end; `None` takes it away.
+    PutDeviceSecret {
+        device: DeviceName,
+        secret_encrypted: Option<Vec<u8>>,
+    },
     PutImage(Box<Image>),
     DeleteImage {
         organization: Arc<str>,
@@ -420,6 +460,7 @@ pub enum Outcome {
     Token(Arc<Token>),
     App(Arc<App>),
     Subscription(Arc<Subscription>),
+    Connected(Connected),
     /// When the clock should tick next.
     Ticked(Option<Timestamp>),
     Done,

@@ -197,6 +197,35 @@ impl State {
         Ok(())
     }
 
+    /// A component runs this version: recorded, and whatever that ends is ended.
+    pub(super) fn note_version(
+        &mut self,
+        name: &DeviceName,
+        component: Component,
+        version: &str,
+        register: bool,
+        at: Timestamp,
+    ) -> Result<(), Error> {
+        validate::version("version", version, &self.limits)?;
+        let asking = self.asking(name, register, at)?;
+        let version = self.known_version(asking.product, component, version);
+        self.record_version(asking.device, component, &version)?;
+        self.note_arrival(asking.device, component, &version, at);
+        Ok(())
+    }
+
+    /// What the device signs its logins with; an operator's `put_devices` leaves it as it is.
+    pub(super) fn put_device_secret(&mut self, name: &DeviceName, secret_encrypted: Option<Vec<u8>>) -> Result<Outcome, Error> {
+        let product = self.product_number(&name.organization, &name.product_id);
+        let number = product.and_then(|product| self.device_number(product, &name.device_id));
+        let row = number.and_then(|number| self.device_row(number)).cloned();
+        let row = row.ok_or_else(|| Error::not_found(Entity::Device, &name.device_id))?;
+        let details = DeviceDetails { secret_encrypted, ..row.details().clone() };
+        let details = (details != DeviceDetails::default()).then(|| Arc::new(details));
+        self.put(Row::Device(Arc::new(Device { details, ..Device::clone(&row) })));
+        Ok(Outcome::Done)
+    }
+
     pub(super) fn create_product(
         &mut self,
         organization: &str,
@@ -320,8 +349,12 @@ impl State {
         }
         let components: Box<[Installed]> =
             components.into_iter().map(|(component, version)| Installed { component, version }).collect();
-        let details = (new.details != DeviceDetails::default()).then(|| Arc::new(new.details));
-        let number = match self.device_number(product, &new.device_id) {
+        let number = self.device_number(product, &new.device_id);
+        let there = number.and_then(|number| self.device_row(number));
+        let secret_encrypted = there.and_then(|row| row.details().secret_encrypted.clone());
+        let details = DeviceDetails { secret_encrypted, ..new.details };
+        let details = (details != DeviceDetails::default()).then(|| Arc::new(details));
+        let number = match number {
             None => self.create_device(product, &new.device_id, components, details, at)?,
             Some(number) => {
                 if let Some(row) = self.device_row(number)

@@ -452,6 +452,7 @@ mod tests {
             manufacturer: optional(random, "m"),
             device_type: optional(random, "m"),
             gateway: None,
+            secret_encrypted: None,
         }
     }
 

@@ -113,7 +113,11 @@ impl State {
             Row::Pace(row) => {
                 let task = row.task;
                 self.journal.touched.tasks.push(task);
+                let wave = row.wave;
                 let before = self.tasks.get_mut(&task).and_then(|entry| entry.pace.replace(row));
+                if before.as_ref().map_or(0, |before| before.wave) != wave {
+                    self.hint_task(task);
+                }
                 inverse(before.map(Row::Pace), Key::Pace(task))
             }
         }
@@ -231,6 +235,7 @@ impl State {
             }
         }
         self.journal.touched.devices.push(number);
+        self.hint_device(number);
         inverse(before.map(Row::Device), Key::Device(number))
     }
 
@@ -244,6 +249,7 @@ impl State {
             product.facets.remove(&row);
         }
         self.journal.touched.devices_gone.push((row.product, row.id.clone(), number));
+        self.hint_device_gone(number);
         put_back(Some(Row::Device(row)))
     }
 
@@ -340,6 +346,7 @@ impl State {
         self.note_canceling(number);
         self.touch_starts(&row);
         self.journal.touched.tasks.push(number);
+        self.hint_task(number);
         inverse(before.map(Row::Task), Key::Task(number))
     }
 
@@ -356,6 +363,7 @@ impl State {
         self.canceling.remove(&number);
         self.leave_starts(&row);
         self.touch_starts(&row);
+        self.hint_task(number);
         put_back(Some(Row::Task(row)))
     }
 

@@ -53,7 +53,7 @@ impl State {
     pub(super) fn install_upgrade(&mut self, row: Arc<Upgrade>) -> Inverse {
         let (task, device) = (row.task, row.device);
         let offer_before = self.live_upgrade(task, device).and_then(|live| live.offer.clone());
-        let before = self.remove_upgrade(task, device);
+        let before = self.take_upgrade(task, device);
         let before = match before {
             // It wasn't there.
             Inverse::All(_) => Inverse::Change(Change::Delete(Key::Upgrade { task, device })),
@@ -61,7 +61,11 @@ impl State {
         };
         if row.state.is_finished() {
             self.install_finished(task, device, row.state, row.succeeded_before);
+            self.hint_permit_free(task, device);
             return before;
+        }
+        if !row.state.holds_permit() {
+            self.hint_permit_free(task, device);
         }
         let Some(entry) = self.tasks.get_mut(&task) else { return before };
         entry.counts.set(row.state, entry.counts.get(row.state) + 1);
@@ -110,6 +114,12 @@ impl State {
 
     /// Forgets an upgrade, finished or not, and says what puts it back; an empty list where there was none.
     pub(super) fn remove_upgrade(&mut self, task: TaskNumber, device: DeviceNumber) -> Inverse {
+        let inverse = self.take_upgrade(task, device);
+        self.hint_permit_free(task, device);
+        inverse
+    }
+
+    fn take_upgrade(&mut self, task: TaskNumber, device: DeviceNumber) -> Inverse {
         self.journal.touched.marks.push(device);
         self.journal.touched.tasks.push(task);
         let Some(entry) = self.tasks.get_mut(&task) else { return Inverse::All(Vec::new()) };

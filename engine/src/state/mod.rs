@@ -21,6 +21,7 @@ mod journal;
 mod members;
 mod outlook;
 mod pacing;
+mod push;
 mod read;
 mod reports;
 mod search;
@@ -34,11 +35,13 @@ mod validate;
 use command::Asking;
 pub use command::*;
 pub use outlook::{Explained, Explanation, TaskOutlook, WaveFigures};
+pub use push::HeldOffer;
 pub use read::{DeviceInfo, TaskInfo, Totals};
 pub use search::{DeviceSets, Run};
 pub use task_rules::VERIFY_DEVICES_MAX;
 
 use journal::Journal;
+use push::Pushing;
 
 use crate::index::{Published, StartKey, TaskFigures, TaskView};
 use crate::limits::Limits;
@@ -101,6 +104,7 @@ pub struct State {
     subscriptions: BTreeMap<SubscriptionId, Arc<Subscription>>,
 
     next: NextNumbers,
+    pushing: Pushing,
 
     journal: Journal,
     /// Which of the writer's attempts to commit the journal belongs to.
@@ -185,6 +189,7 @@ impl State {
             apps: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             next: NextNumbers::default(),
+            pushing: Pushing::default(),
             journal: Journal::default(),
             attempt: 0,
             published,

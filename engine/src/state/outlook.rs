@@ -135,6 +135,9 @@ impl State {
                     Judgement::Wait(wait) | Judgement::AskPerson(wait) => {
                         Explained::Waits { reason: wait.reason, retry_after_s: wait.retry_after_s }
                     }
+                    Judgement::Free if device.details().gateway.is_some() && !self.is_connected(device.number) => {
+                        Explained::Waits { reason: WaitReason::Gateway, retry_after_s: self.limits.cap_retry_after_s }
+                    }
                     Judgement::Free => Explained::MayBegin,
                 }
             }
@@ -199,6 +202,8 @@ impl fmt::Display for Explanation {
             WaitReason::Approval => formatter.write_str("held until an operator approves the task")?,
             WaitReason::Confirmation => formatter.write_str("held until a person says yes for this device")?,
             WaitReason::StartJitter => formatter.write_str("held by its own delay after the start")?,
+            // It may well ask by itself, but nobody knows when.
+            WaitReason::Gateway => return formatter.write_str("held by gateway: the one that it hangs behind is not connected"),
         }
         if let Some((place, waiting)) = self.queue {
             write!(formatter, "; number {place} of {waiting} in the queue")?;

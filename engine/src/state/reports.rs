@@ -52,6 +52,11 @@ impl State {
             None if reported.state() == row.state && percent.is_some_and(|percent| percent > row.percent) => row.state,
             None => return Ok(false),
         };
+        if state == UpgradeState::Canceled {
+            self.end_canceled(row, detail.as_deref().unwrap_or("canceled where the device is"), at);
+            self.settle(row.task, at);
+            return Ok(true);
+        }
         if let Some(ending) = Ending::of(state) {
             if ending == Ending::Succeeded {
                 self.record_version(row.device, task.component, &task.target_version)?;

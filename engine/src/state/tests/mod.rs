@@ -4,6 +4,7 @@ mod fleet;
 mod oracle;
 mod picture;
 mod policies;
+mod push;
 mod scenarios;
 mod script;
 mod undo;

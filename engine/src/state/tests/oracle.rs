@@ -131,7 +131,8 @@ impl Oracle {
                 self.devices.insert(device.into(), self.tasks[&task].to);
                 self.runs.insert((task, device.into()), Run::Finished(UpgradeState::Succeeded));
             }
-            UpgradeState::Failed | UpgradeState::Rejected => self.fail(task, device, next, now),
+            UpgradeState::Failed | UpgradeState::Rejected | UpgradeState::TimedOut => self.fail(task, device, next, now),
+            UpgradeState::Canceled => drop(self.runs.insert((task, device.into()), Run::Finished(UpgradeState::Canceled))),
             _ => {
                 let paused = state == UpgradeState::Paused;
                 let moves = if paused || next == UpgradeState::Paused { next != state } else { next > state };

@@ -687,6 +687,7 @@ fn a_subscription_moves_forward_only_and_belongs_to_its_organization() {
     }
     let row = |organization: &str| {
         Command::PutSubscription(Box::new(Subscription {
+            filters: Vec::new(),
             id: "s".into(),
             organization: organization.into(),
             url: "http://there/".into(),

@@ -20,6 +20,8 @@ pub(super) struct Fleet {
     pub(super) group_is_open: bool,
     /// The newest command was.
     pub(super) is_refused: bool,
+    /// Of each gateway's connection.
+    pub(super) epochs: std::collections::BTreeMap<String, u64>,
 }
 
 impl Fleet {
@@ -28,7 +30,16 @@ impl Fleet {
         let state = State::new(limits, published);
         let now = Timestamp::from_seconds(1_000_000);
         let (tasks, events) = (Vec::new(), Vec::new());
-        Self { state, now, tasks, offers: Default::default(), events, group_is_open: false, is_refused: false }
+        Self {
+            state,
+            now,
+            tasks,
+            offers: Default::default(),
+            events,
+            group_is_open: false,
+            is_refused: false,
+            epochs: Default::default(),
+        }
     }
 
     pub(super) fn apply(&mut self, command: Command) -> Result<Outcome, Error> {
@@ -91,6 +102,16 @@ impl Fleet {
             ["events"] => {
                 let told = self.events.drain(..).filter(|event| event.device_id.is_none());
                 told.map(|event| event.kind.name()).collect::<Vec<_>>().join(", ")
+            }
+            ["connect", gateway, ref attached @ ..] => self.connect(gateway, attached),
+            ["disconnect", gateway] => {
+                self.answer(Command::Disconnect { gateway: Self::device(gateway), epoch: self.epochs[gateway] })
+            }
+            ["sent"] => self.sent(),
+            [device, "runs", version] => {
+                let device = Self::device(device);
+                let version = version.into();
+                self.answer(Command::NoteVersion { device, component: Component::MAIN, version, register: true })
             }
             ["explain", device] => self.explain(device),
             ["remove", device] => self.answer(Command::DeleteDevice(Self::device(device))),
@@ -156,6 +177,33 @@ impl Fleet {
             action,
             rules,
         }))
+    }
+
+    fn connect(&mut self, gateway: &str, attached: &[&str]) -> String {
+        let epoch = self.epochs.values().max().map_or(1, |newest| newest + 1);
+        self.epochs.insert(gateway.into(), epoch);
+        let attached = attached.iter().map(|device| (*device).into()).collect();
+        let connect = Connect { gateway: Self::device(gateway), attached, epoch, register: true };
+        match self.apply(Command::Connect(Box::new(connect))) {
+            Ok(Outcome::Connected(connected)) if connected.refused.is_empty() => "connected".into(),
+            Ok(Outcome::Connected(connected)) => {
+                connected.refused.into_iter().map(|(_, reason)| format!("refused: {reason}")).collect::<Vec<_>>().join(", ")
+            }
+            Err(error) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Who was offered something since this was last asked.
+    fn sent(&mut self) -> String {
+        let events = std::mem::take(&mut self.events);
+        let mut sent = Vec::new();
+        for event in events.into_iter().filter(|event| event.kind == EventKind::Offered) {
+            let (Some(device), Some(id)) = (&event.device_id, event.upgrade_id) else { continue };
+            self.offers.insert(device.to_string(), id);
+            sent.push(device.to_string());
+        }
+        if sent.is_empty() { "nothing".into() } else { sent.join(", ") }
     }
 
     fn explain(&self, device: &str) -> String {
@@ -288,7 +336,7 @@ impl Fleet {
         let percent = rest.iter().find_map(|word| word.strip_suffix('%')).map(|percent| percent.parse().unwrap());
         let upgrade =
             self.offers.get(owner).copied().unwrap_or(UpgradeId { task: TaskNumber(9), device: DeviceNumber(0), offer: 9 });
-        let state = ReportedState::from_name(state).unwrap();
+        let state = ReportedState::ALL.into_iter().find(|reported| reported.state().name() == state).unwrap();
         self.answer(Command::Report(Report { device: Self::device(device), upgrade, state, percent, detail: None, code }))
     }
 

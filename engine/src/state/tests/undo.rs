@@ -101,7 +101,18 @@ impl World {
             self.store.commit(&Group { number: self.groups, at: self.fleet.now, changes }).unwrap();
             self.history.extend(steps);
         }
+        self.push_what_is_left();
         self.compare_with_what_is_published();
+    }
+
+    /// Whoever is connected and may begin has been sent to, whatever was undone on the way.
+    fn push_what_is_left(&mut self) {
+        self.fleet.state.push(self.fleet.now);
+        let overlooked = self.fleet.state.overlooked(self.fleet.now);
+        assert!(overlooked.is_empty(), "SLUICEGATE_SEED={}: {overlooked:?} wait, after {:#?}", self.seed, self.history);
+        let changes = self.fleet.commit();
+        self.groups += 1;
+        self.store.commit(&Group { number: self.groups, at: self.fleet.now, changes }).unwrap();
     }
 
     fn is_refused(&mut self, step: &Step) -> bool {
@@ -188,7 +199,13 @@ impl World {
         let newest = self.fleet.tasks.len() as u64;
         let task = format!("t{}", newest - self.random.below(newest.min(5)));
         let version = self.one_of(&VERSIONS);
-        match self.random.below(24) {
+        match self.random.below(29) {
+            24 | 25 => {
+                let other = self.device_id();
+                format!("connect {device}{}", if self.one_in(3) { format!(" {other}") } else { String::new() })
+            }
+            26 if self.fleet.epochs.contains_key(&device) => format!("disconnect {device}"),
+            26 | 27 => format!("{device} runs {version}"),
             0..=6 => format!("{device} check {}", if self.one_in(4) { version } else { "1.0" }),
             7..=9 => format!("{device} report {}", self.one_of(&["failed", "succeeded", "rejected", "downloading"])),
             10 => format!("tag {device} {version} ring={}", self.one_of(&["a", "b"])),
@@ -251,6 +268,7 @@ impl World {
             manufacturer,
             device_type,
             gateway: None,
+            secret_encrypted: None,
         };
         let mut components = vec![(Component::MAIN, self.one_of(&VERSIONS).to_owned())];
         if self.one_in(2) {
@@ -366,6 +384,7 @@ impl World {
                 id: subscription,
                 organization: "o".into(),
                 url: "http://elsewhere/told".into(),
+                filters: Vec::new(),
                 format: "native".into(),
                 app: None,
                 secret_encrypted: None,

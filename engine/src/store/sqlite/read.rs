@@ -28,7 +28,7 @@ pub(super) const UPGRADE: &str = "task, device, state, attempts, percent, offer,
     offered_at, deadline, not_before, succeeded_before, failure, failure_code, confirmed, forced";
 pub(super) const TOKEN: &str = "id, secret_sha256, purpose, role, organization, product_id, device_id, app, created_at, expires_at";
 pub(super) const APP: &str = "id, organization, secret_encrypted, created_at";
-pub(super) const SUBSCRIPTION: &str = "id, organization, url, format, app, secret_encrypted, position, created_at";
+pub(super) const SUBSCRIPTION: &str = "id, organization, url, filters, format, app, secret_encrypted, position, created_at";
 pub(super) const EVENT: &str =
     "sequence, kind, at, organization, product_id, device_id, task_id, upgrade_id, state, percent, extra";
 
@@ -223,11 +223,12 @@ pub(super) fn subscription(row: &Row<'_>, texts: &mut Texts) -> Result<Subscript
         id: text(row, 0)?.into(),
         organization: texts.share(text(row, 1)?),
         url: text(row, 2)?.into(),
-        format: texts.share(text(row, 3)?),
-        app: shared(row, 4, texts)?,
-        secret_encrypted: row.get(5)?,
-        position: number(row, 6)?,
-        created_at: time(row, 7)?,
+        filters: optional_text(row, 3)?.map(|filters| from_json(filters, 3)).transpose()?.unwrap_or_default(),
+        format: texts.share(text(row, 4)?),
+        app: shared(row, 5, texts)?,
+        secret_encrypted: row.get(6)?,
+        position: number(row, 7)?,
+        created_at: time(row, 8)?,
     })
 }
 

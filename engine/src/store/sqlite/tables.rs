@@ -143,6 +143,7 @@ const SCHEMA: &str = "
         id TEXT PRIMARY KEY,
         organization TEXT NOT NULL,
         url TEXT NOT NULL,
+        filters TEXT,
         format TEXT NOT NULL,
         app TEXT,
         secret_encrypted BLOB,

@@ -329,15 +329,16 @@ fn put_app(statement: &mut CachedStatement<'_>, row: &App) -> Result<usize> {
 }
 
 const PUT_SUBSCRIPTION: &str =
-    "INSERT OR REPLACE INTO subscriptions(id, organization, url, format, app, secret_encrypted, position, created_at)
-    VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    "INSERT OR REPLACE INTO subscriptions(id, organization, url, filters, format, app, secret_encrypted, position, created_at)
+    VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 
 fn put_subscription(statement: &mut CachedStatement<'_>, row: &Subscription) -> Result<usize> {
-    let Subscription { id, organization, url, format, app, secret_encrypted, position, created_at } = row;
+    let Subscription { id, organization, url, filters, format, app, secret_encrypted, position, created_at } = row;
     statement.execute(params![
         text(id),
         text(organization),
         text(url),
+        if filters.is_empty() { None } else { Some(json(filters)?) },
         text(format),
         optional(app),
         secret_encrypted,

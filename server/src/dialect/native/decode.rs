@@ -84,7 +84,7 @@ pub(super) struct ReportBody<'a> {
 impl ReportBody<'_> {
     pub(super) fn state(&self) -> Result<ReportedState, Failure> {
         ReportedState::from_name(&self.state).ok_or_else(|| {
-            let names = ReportedState::ALL.map(|state| state.state().name()).join(", ");
+            let names = ReportedState::OF_ITSELF.map(|state| state.state().name()).join(", ");
             Failure::invalid(format!("state is {:?}; give one of {names}", shortened(&self.state, 80)))
         })
     }

@@ -70,6 +70,7 @@ pub(super) fn device(n: u32, variation: u8) -> Row {
         manufacturer: None,
         device_type: Some("lamp".into()),
         gateway: Some("gateway".into()),
+        secret_encrypted: Some(vec![0, 255, variation]),
     };
     Row::Device(Arc::new(Device {
         number: DeviceNumber(n),
@@ -232,6 +233,7 @@ pub(super) fn subscription(n: u32, variation: u8) -> Row {
         id: text("subscription", n),
         organization: "acme".into(),
         url: text("http://there/", n),
+        filters: (0..variation % 3).map(|n| format!("a/{n}/#").into()).collect(),
         format: "native".into(),
         app: maybe(variation, "a".into()),
         secret_encrypted: maybe(variation, vec![0, 255, variation]),

@@ -1,0 +1,529 @@
+//! Upgrades sent to devices that are there, without being asked: what a check does for a device that asks, this does for one that is
+//! connected, by the same judgement and under the same permits.
+//!
+//! Who is connected isn't a row: a restart finds nobody there, and devices come back by themselves. What is kept of them are *hints*,
+//! which are always looked at again before anything is granted; a hint too many costs one look, and none is ever missing:
+//!
+//! - `anew`: devices whose case has changed, to be judged;
+//! - a queue for each task: devices that wait for something of the whole task (a permit, the rate, the window), in the order of their
+//!   numbers, so that a permit that is given back goes to the first of them without a look at any other;
+//! - alarms: when a device or a task is to be looked at again.
+//!
+//! Where a group couldn't be committed, its rows are put back the same way, and everybody connected is judged anew.
+//!
+//! Devices behind one gateway are told by one message at a time. So they begin together, or one after the other: while one of them
+//! runs, the others wait; and whoever may begin together with the first, does.
+
+use super::{State, WaitReason};
+use crate::error::Error;
+use crate::index::StartKey;
+use crate::model::*;
+use crate::rollout::{self, Asker, Verdict, Window};
+use crate::state::devices::Truth;
+use crate::state::{Connect, Connected, DeviceName};
+use roaring::RoaringBitmap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// How many devices one command looks at for its own consequences; the clock goes on with the rest.
+const LOOKS_MAX: usize = 1_000;
+
+/// Who is connected, and who of them may have something coming.
+#[derive(Debug, Default)]
+pub(super) struct Pushing {
+    connections: HashMap<DeviceNumber, Connection>,
+    /// Of each connected device the gateway whose connection it is; a device of its own is its own gateway.
+    gateways: HashMap<DeviceNumber, DeviceNumber>,
+    connected: RoaringBitmap,
+    anew: RoaringBitmap,
+    changed: BTreeSet<TaskNumber>,
+    /// Tasks whose first waiting device may begin.
+    open: BTreeSet<TaskNumber>,
+    queues: BTreeMap<TaskNumber, Queue>,
+    task_alarms: Alarms<TaskNumber>,
+    device_alarms: Alarms<DeviceNumber>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    /// Told by the front end, so that the end of an old connection doesn't end a newer one.
+    epoch: u64,
+    /// The gateway first.
+    members: Vec<DeviceNumber>,
+}
+
+/// Connected devices that wait for something of their task.
+#[derive(Debug, Default)]
+struct Queue {
+    /// Forced by an operator: nothing but a cap holds them back.
+    forced: RoaringBitmap,
+    ready: RoaringBitmap,
+    /// Their wave isn't open.
+    later: RoaringBitmap,
+}
+
+impl Queue {
+    fn first(&self) -> Option<DeviceNumber> {
+        self.forced.min().or_else(|| self.ready.min()).map(DeviceNumber)
+    }
+
+    fn remove(&mut self, device: DeviceNumber) {
+        self.forced.remove(device.0);
+        self.ready.remove(device.0);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.forced.is_empty() && self.ready.is_empty() && self.later.is_empty()
+    }
+}
+
+/// One time for each key.
+#[derive(Debug)]
+struct Alarms<K> {
+    by_time: BTreeSet<(Timestamp, K)>,
+    by_key: BTreeMap<K, Timestamp>,
+}
+
+impl<K> Default for Alarms<K> {
+    fn default() -> Self {
+        Self { by_time: BTreeSet::new(), by_key: BTreeMap::new() }
+    }
+}
+
+impl<K: Copy + Ord> Alarms<K> {
+    /// At `at`, or when it is set already if that is earlier.
+    fn set(&mut self, key: K, at: Timestamp) {
+        match self.by_key.get(&key) {
+            Some(there) if *there <= at => return,
+            Some(there) => drop(self.by_time.remove(&(*there, key))),
+            None => {}
+        }
+        self.by_key.insert(key, at);
+        self.by_time.insert((at, key));
+    }
+
+    fn clear(&mut self, key: K) {
+        if let Some(there) = self.by_key.remove(&key) {
+            self.by_time.remove(&(there, key));
+        }
+    }
+
+    fn take_due(&mut self, now: Timestamp) -> Option<K> {
+        let (at, key) = *self.by_time.first().filter(|(at, _)| *at <= now)?;
+        self.by_time.remove(&(at, key));
+        self.by_key.remove(&key);
+        Some(key)
+    }
+
+    fn next(&self) -> Option<Timestamp> {
+        self.by_time.first().map(|(at, _)| *at)
+    }
+}
+
+/// What a look at a connected device came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    /// It was sent its upgrade.
+    Granted,
+    /// It stands in this task's queue, for something that holds everybody there.
+    Held(TaskNumber),
+    /// It has nothing coming now; where it will have, something will say so.
+    Nothing,
+}
+
+impl State {
+    /// A gateway, or a device of its own, is connected, with these devices attached to it. Said again with others, those replace them.
+    pub(super) fn connect(&mut self, connect: &Connect, at: Timestamp) -> Result<Connected, Error> {
+        let asking = self.asking(&connect.gateway, connect.register, at)?;
+        let gateway = asking.device;
+        if self.pushing.gateways.get(&gateway).is_some_and(|other| *other != gateway) {
+            // It was attached to another gateway, and now speaks for itself.
+            self.detach(gateway);
+        }
+        let mut members = vec![gateway];
+        let mut refused = Vec::new();
+        for attached in &connect.attached {
+            match self.attachable(&connect.gateway, gateway, attached, connect.register, at) {
+                Ok(number) if members.contains(&number) => {}
+                Ok(number) => members.push(number),
+                Err(reason) => refused.push((Arc::clone(attached), reason)),
+            }
+        }
+        self.forget_connection(gateway);
+        for member in &members {
+            self.pushing.gateways.insert(*member, gateway);
+            self.pushing.connected.insert(member.0);
+            self.pushing.anew.insert(member.0);
+        }
+        self.pushing.connections.insert(gateway, Connection { epoch: connect.epoch, members });
+        Ok(Connected { refused })
+    }
+
+    /// Which device is meant by what a gateway says hangs behind it, if it may say so.
+    ///
+    /// One of the gateway's own product, or one that an operator has put behind this gateway. Whoever is connected by itself, or
+    /// by another gateway, isn't taken away from there.
+    fn attachable(
+        &mut self,
+        gateway_name: &DeviceName,
+        gateway: DeviceNumber,
+        device_id: &Arc<str>,
+        register: bool,
+        at: Timestamp,
+    ) -> Result<DeviceNumber, String> {
+        let organization = &gateway_name.organization;
+        let found = self.device_sets(organization).with_id(device_id);
+        let own_product = self.device_row(gateway).map(|row| row.product);
+        let fits = |number: u32| {
+            let row = self.device_row(DeviceNumber(number))?;
+            let bound = row.details().gateway.as_deref();
+            let fits = bound == Some(&*gateway_name.device_id) || (bound.is_none() && Some(row.product) == own_product);
+            fits.then_some(row.number)
+        };
+        let mut fitting = found.iter().filter_map(fits);
+        let number = match (fitting.next(), fitting.next()) {
+            (Some(number), None) => number,
+            (Some(_), Some(_)) => return Err(format!("several devices of the organization are called {device_id}")),
+            (None, _) if !found.is_empty() => {
+                return Err(format!(
+                    "device {device_id} belongs to another product or gateway; put it behind {}",
+                    gateway_name.device_id
+                ));
+            }
+            (None, _) => {
+                let name = DeviceName { device_id: Arc::clone(device_id), ..gateway_name.clone() };
+                self.asking(&name, register, at).map_err(|error| error.to_string())?.device
+            }
+        };
+        match self.pushing.gateways.get(&number) {
+            Some(other) if *other != gateway => Err(format!("device {device_id} is connected elsewhere")),
+            _ => Ok(number),
+        }
+    }
+
+    /// The connection has ended. That of an epoch before the current one has been replaced, and says nothing any more.
+    pub(super) fn disconnect(&mut self, name: &DeviceName, epoch: u64) {
+        let product = self.product_number(&name.organization, &name.product_id);
+        let Some(gateway) = product.and_then(|product| self.device_number(product, &name.device_id)) else { return };
+        if self.pushing.connections.get(&gateway).is_some_and(|connection| connection.epoch == epoch) {
+            self.forget_connection(gateway);
+        }
+    }
+
+    fn forget_connection(&mut self, gateway: DeviceNumber) {
+        for member in self.pushing.connections.remove(&gateway).map(|connection| connection.members).unwrap_or_default() {
+            self.pushing.gateways.remove(&member);
+            self.pushing.connected.remove(member.0);
+            self.pushing.device_alarms.clear(member);
+        }
+    }
+
+    fn detach(&mut self, device: DeviceNumber) {
+        if let Some(gateway) = self.pushing.gateways.remove(&device)
+            && let Some(connection) = self.pushing.connections.get_mut(&gateway)
+        {
+            connection.members.retain(|member| *member != device);
+        }
+        self.pushing.connected.remove(device.0);
+    }
+
+    /// Whether the device is connected, by itself or behind its gateway.
+    pub fn is_connected(&self, device: DeviceNumber) -> bool {
+        self.pushing.connected.contains(device.0)
+    }
+
+    /// How many devices are connected.
+    pub fn connected_devices(&self) -> u64 {
+        self.pushing.connected.len()
+    }
+
+    /// What a connected device and those attached to it have been offered and not ended yet, in the order of the offers.
+    pub fn offers_behind(&self, gateway: super::DeviceRef<'_>) -> Vec<HeldOffer> {
+        let product = self.product_number(gateway.organization, gateway.product_id);
+        let Some(number) = product.and_then(|product| self.device_number(product, gateway.device_id)) else { return Vec::new() };
+        let alone = [number];
+        let members = self.pushing.connections.get(&number).map_or(&alone[..], |connection| &connection.members);
+        let live = members.iter().filter_map(|member| Some((self.device_row(*member)?, self.live.get(member)?)));
+        let mut offers: Vec<HeldOffer> = live
+            .flat_map(|(device, upgrades)| {
+                let held = |live: &super::LiveUpgrade| {
+                    let (offer, upgrade) = (live.offer.clone()?, Arc::clone(&live.row));
+                    Some(HeldOffer { device: Arc::clone(device), offer, upgrade })
+                };
+                upgrades.iter().filter_map(held)
+            })
+            .collect();
+        offers.sort_by_key(|held| held.upgrade.offer);
+        offers
+    }
+
+    // Hints: what rows put and taken away may mean for those who are connected.
+
+    /// An upgrade has given its permit back.
+    pub(super) fn hint_permit_free(&mut self, task: TaskNumber, device: DeviceNumber) {
+        if self.pushing.connected.is_empty() {
+            return;
+        }
+        if self.limits.permits_max.is_some() {
+            self.pushing.open.extend(self.pushing.queues.keys());
+        }
+        self.pushing.open.insert(task);
+        self.hint_device(device);
+    }
+
+    /// A device may have something coming that it had not, and so may those that it shares a gateway with.
+    pub(super) fn hint_device(&mut self, device: DeviceNumber) {
+        let Some(gateway) = self.pushing.gateways.get(&device) else { return };
+        if let Some(connection) = self.pushing.connections.get(gateway) {
+            self.pushing.anew.extend(connection.members.iter().map(|member| member.0));
+        }
+    }
+
+    /// A task, or how far it has come, is another than before.
+    pub(super) fn hint_task(&mut self, task: TaskNumber) {
+        if !self.pushing.connected.is_empty() {
+            self.pushing.changed.insert(task);
+        }
+    }
+
+    /// A device is no more.
+    pub(super) fn hint_device_gone(&mut self, device: DeviceNumber) {
+        if self.pushing.connections.contains_key(&device) {
+            self.forget_connection(device);
+        } else if self.pushing.gateways.contains_key(&device) {
+            self.detach(device);
+        }
+    }
+
+    /// Everything may be other than the hints say.
+    pub(super) fn hint_everything(&mut self) {
+        self.pushing.anew |= &self.pushing.connected;
+        self.pushing.open.extend(self.pushing.queues.keys());
+    }
+
+    // Looks.
+
+    /// Sends what may be sent now. At most [`LOOKS_MAX`] looks; what is left is gone on with by the next command or the clock.
+    pub(super) fn push(&mut self, at: Timestamp) {
+        let mut looks = LOOKS_MAX;
+        while let Some(task) = self.pushing.changed.pop_first() {
+            self.requeue(task);
+        }
+        while looks > 0
+            && let Some(device) = self.pushing.anew.min()
+        {
+            self.pushing.anew.remove(device);
+            looks -= 1;
+            self.look_at(DeviceNumber(device), false, at);
+        }
+        while looks > 0
+            && let Some(task) = self.pushing.open.first().copied()
+        {
+            self.push_task(task, &mut looks, at);
+            if looks > 0 {
+                self.pushing.open.remove(&task);
+            }
+        }
+    }
+
+    /// Wakes who has waited long enough.
+    pub(super) fn ring_alarms(&mut self, at: Timestamp) {
+        while let Some(device) = self.pushing.device_alarms.take_due(at) {
+            self.pushing.anew.insert(device.0);
+        }
+        while let Some(task) = self.pushing.task_alarms.take_due(at) {
+            self.pushing.open.insert(task);
+        }
+    }
+
+    /// When the next look is due.
+    pub(super) fn next_push(&self, at: Timestamp) -> Option<Timestamp> {
+        let pushing = &self.pushing;
+        if !(pushing.anew.is_empty() && pushing.open.is_empty() && pushing.changed.is_empty()) {
+            return Some(at);
+        }
+        pushing.device_alarms.next().into_iter().chain(pushing.task_alarms.next()).min()
+    }
+
+    /// A task has changed: whoever waited for it, and whoever it is for, is judged anew.
+    fn requeue(&mut self, task: TaskNumber) {
+        let queue = self.pushing.queues.remove(&task).unwrap_or_default();
+        self.pushing.task_alarms.clear(task);
+        let mut devices = queue.forced | queue.ready | queue.later;
+        if let Some(entry) = self.task_entry(task).filter(|entry| entry.view.row().status != TaskStatus::Stopped) {
+            let waiting = entry.in_state(UpgradeState::Waiting) | entry.in_state(UpgradeState::AwaitingConfirmation);
+            devices |= (self.to_come(entry) | waiting) & &self.pushing.connected;
+        }
+        self.pushing.anew |= devices;
+    }
+
+    /// Sends to the first of a task's queue for as long as it may begin.
+    fn push_task(&mut self, task: TaskNumber, looks: &mut usize, at: Timestamp) {
+        while *looks > 0
+            && let Some(first) = self.pushing.queues.get(&task).and_then(Queue::first)
+        {
+            *looks -= 1;
+            if self.look_at(first, true, at) == Look::Held(task) {
+                break;
+            }
+            if let Some(queue) = self.pushing.queues.get_mut(&task) {
+                queue.remove(first);
+            }
+        }
+        let end = self.task_entry(task).and_then(|entry| entry.view.row().policy.schedule.end);
+        match self.pushing.queues.get(&task) {
+            Some(queue) if queue.is_empty() => drop(self.pushing.queues.remove(&task)),
+            // Whoever waits for it then may have something else coming.
+            Some(_) => end.filter(|end| at < *end).into_iter().for_each(|end| self.pushing.task_alarms.set(task, end)),
+            None => {}
+        }
+    }
+
+    /// Judges a connected device. Where it may begin: sends it its upgrade if `grants`, else puts it in the task's queue, where its
+    /// turn is by its number.
+    fn look_at(&mut self, device: DeviceNumber, grants: bool, at: Timestamp) -> Look {
+        let Some(gateway) = self.pushing.gateways.get(&device).copied() else { return Look::Nothing };
+        if self.members_behind(gateway).iter().any(|member| self.upgrading.contains(member.0)) {
+            return Look::Nothing;
+        }
+        let look = self.look_alone(device, grants, at);
+        if look == Look::Granted {
+            for member in self.members_behind(gateway) {
+                if member != device {
+                    self.look_alone(member, true, at);
+                }
+            }
+        }
+        look
+    }
+
+    fn members_behind(&self, gateway: DeviceNumber) -> Vec<DeviceNumber> {
+        self.pushing.connections.get(&gateway).map(|connection| connection.members.clone()).unwrap_or_default()
+    }
+
+    fn look_alone(&mut self, device: DeviceNumber, grants: bool, at: Timestamp) -> Look {
+        let Some(row) = self.device_row(device).cloned() else { return Look::Nothing };
+        let mut look = Look::Nothing;
+        for installed in &row.components {
+            match self.look_at_component(&row, installed, grants, at) {
+                Look::Granted => return Look::Granted,
+                Look::Held(task) => look = Look::Held(task),
+                Look::Nothing => {}
+            }
+        }
+        look
+    }
+
+    fn look_at_component(&mut self, row: &Device, installed: &Installed, grants: bool, at: Timestamp) -> Look {
+        let device = row.number;
+        let key = StartKey { product: row.product, component: installed.component, version: Arc::clone(&installed.version) };
+        let verdict = {
+            let pushed = self.candidates(&key).filter(|view| view.row().mode == TaskMode::Automatic);
+            let asker = Asker { row: Some(row), number: device };
+            let standing = |task| self.standing(task, device);
+            match rollout::choose(pushed, asker, standing, &Truth(self), &self.limits, at) {
+                Verdict::NotForIt => return Look::Nothing,
+                Verdict::Free(view) => Found::Free(Arc::clone(view.row())),
+                Verdict::AskPerson(view, _) => Found::AskPerson(view.row().number),
+                Verdict::Wait(wait) => Found::Wait(wait),
+            }
+        };
+        match verdict {
+            Found::Free(task) if grants => {
+                // A permit was found free in this very command.
+                self.grant(&task, device, &installed.version, at);
+                Look::Granted
+            }
+            Found::Free(task) => {
+                self.queue(task.number, device);
+                self.pushing.open.insert(task.number);
+                Look::Held(task.number)
+            }
+            Found::AskPerson(task) => {
+                self.ask_person(task, device, at);
+                Look::Nothing
+            }
+            Found::Wait(wait) => self.wait(device, wait, at),
+        }
+    }
+
+    /// Sees to it that a device that has to wait is looked at again when it need no longer.
+    fn wait(&mut self, device: DeviceNumber, wait: super::Wait, at: Timestamp) -> Look {
+        let task = wait.task.number;
+        match wait.reason {
+            WaitReason::Wave => {
+                self.pushing.queues.entry(task).or_default().later.insert(device.0);
+                return Look::Nothing;
+            }
+            WaitReason::BackOff => {
+                let until = self.live_upgrade(task, device).and_then(|live| live.row.not_before);
+                self.pushing.device_alarms.set(device, until.unwrap_or(at).max(at));
+                return Look::Nothing;
+            }
+            WaitReason::StartJitter => {
+                self.pushing.device_alarms.set(device, at.plus_seconds(u64::from(wait.retry_after_s)));
+                return Look::Nothing;
+            }
+            // The answer of the person is a row.
+            WaitReason::Confirmation => return Look::Nothing,
+            WaitReason::Rate => {
+                let free_at = self.task_entry(task).map_or(at, super::TaskEntry::rate_free_at);
+                self.pushing.task_alarms.set(task, free_at.max(at));
+            }
+            WaitReason::Schedule => {
+                let schedule = self.task_entry(task).map(|entry| entry.view.row().policy.schedule);
+                if let Some(Window::Opens(opens)) = schedule.map(|schedule| rollout::window(&schedule, at)) {
+                    self.pushing.task_alarms.set(task, opens);
+                }
+            }
+            WaitReason::Cap | WaitReason::Paused | WaitReason::Approval | WaitReason::Gateway => {}
+        }
+        self.queue(task, device);
+        Look::Held(task)
+    }
+
+    fn queue(&mut self, task: TaskNumber, device: DeviceNumber) {
+        let forced = self.live_upgrade(task, device).is_some_and(|live| live.row.forced);
+        let queue = self.pushing.queues.entry(task).or_default();
+        let queue = if forced { &mut queue.forced } else { &mut queue.ready };
+        queue.insert(device.0);
+    }
+}
+
+#[cfg(test)]
+impl State {
+    /// Connected devices that could begin and weren't sent anything: none, once [`push`](Self::push) has nothing left to look at.
+    pub(super) fn overlooked(&mut self, at: Timestamp) -> Vec<DeviceNumber> {
+        let connected: Vec<DeviceNumber> = self.pushing.connected.iter().map(DeviceNumber).collect();
+        let mut overlooked = connected;
+        overlooked.retain(|device| {
+            let gateway = self.pushing.gateways[device];
+            let is_busy = self.members_behind(gateway).iter().any(|member| self.upgrading.contains(member.0));
+            let Some(row) = self.device_row(*device).filter(|_| !is_busy) else { return false };
+            row.components.iter().any(|installed| {
+                let key =
+                    StartKey { product: row.product, component: installed.component, version: Arc::clone(&installed.version) };
+                let pushed = self.candidates(&key).filter(|view| view.row().mode == TaskMode::Automatic);
+                let asker = Asker { row: Some(row), number: *device };
+                let verdict = rollout::choose(pushed, asker, |task| self.standing(task, *device), &Truth(self), &self.limits, at);
+                matches!(verdict, Verdict::Free(_) | Verdict::AskPerson(..))
+            })
+        });
+        overlooked
+    }
+}
+
+/// A [`Verdict`] that borrows nothing.
+enum Found {
+    Free(Arc<Task>),
+    AskPerson(TaskNumber),
+    Wait(super::Wait),
+}
+
+/// An offer that a device holds, with how far it has come.
+#[derive(Clone, Debug)]
+pub struct HeldOffer {
+    pub device: Arc<Device>,
+    pub offer: Arc<super::Offer>,
+    pub upgrade: Arc<Upgrade>,
+}
