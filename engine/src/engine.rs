@@ -250,6 +250,11 @@ impl Engine {
         self.submit(Command::CreateTask { new: Box::new(new), register_product }, now, task)
     }
 
+    /// All of them, or, where one is refused, none. Those born started begin together.
+    pub fn create_tasks(&self, new: Vec<NewTask>, now: Timestamp) -> Pending<Vec<Arc<Task>>> {
+        self.submit(Command::CreateTasks(new), now, |outcome| if let Outcome::Tasks(rows) = outcome { Some(rows) } else { None })
+    }
+
     /// The same action again changes nothing, or is refused where `rules` are strict.
     pub fn act_on_task(
         &self,

@@ -59,6 +59,10 @@ impl State {
             Command::UpdateFirmware { id, new } => self.update_firmware(id, *new).map(Outcome::Firmware),
             Command::DeleteFirmware { organization, id } => self.delete_firmware(&organization, id),
             Command::CreateTask { new, register_product } => self.create_task(*new, register_product, at).map(Outcome::Task),
+            Command::CreateTasks(new) => {
+                let tasks = new.into_iter().map(|new| self.create_task(new, false, at));
+                tasks.collect::<Result<_, _>>().map(Outcome::Tasks)
+            }
             Command::ActOnTask { organization, id, action, rules } => {
                 self.act_on_task(&organization, id, action, rules, at).map(Outcome::Task)
             }

@@ -23,7 +23,7 @@ impl DeviceRef<'_> {
 }
 
 /// A [`DeviceRef`] that can wait in a queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DeviceName {
     pub organization: Arc<str>,
     pub product_id: Arc<str>,
@@ -193,6 +193,10 @@ pub struct Connect {
     pub attached: Vec<Arc<str>>,
     /// Of this connection; a later one has a larger.
     pub epoch: u64,
+    /// What of these devices can be sent to.
+    pub component: Component,
+    /// How many of them may be told to begin together.
+    pub together_max: usize,
     /// The gateway, and those attached, come into being if they aren't there; attached ones in the gateway's product.
     pub register: bool,
 }
@@ -200,6 +204,8 @@ pub struct Connect {
 /// Who is connected now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Connected {
+    /// Who can be sent to through this connection, the gateway first; nobody where a later one has taken its place.
+    pub members: Vec<DeviceName>,
     /// What the gateway may not speak for, and why.
     pub refused: Vec<(Arc<str>, String)>,
 }
@@ -411,6 +417,8 @@ pub enum Command {
         new: Box<NewTask>,
         register_product: bool,
     },
+    /// All of them, or, where one is refused, none.
+    CreateTasks(Vec<NewTask>),
     ActOnTask {
         organization: Arc<str>,
         id: TaskId,
@@ -457,6 +465,7 @@ pub enum Outcome {
     Image(Arc<Image>),
     Firmware(Arc<Firmware>),
     Task(Arc<Task>),
+    Tasks(Vec<Arc<Task>>),
     Token(Arc<Token>),
     App(Arc<App>),
     Subscription(Arc<Subscription>),

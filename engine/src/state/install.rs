@@ -9,9 +9,15 @@ use crate::model::*;
 use crate::store::{Change, Key, Loaded, Opened, Row};
 use roaring::RoaringBitmap;
 use std::collections::BTreeSet;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 impl State {
+    /// Whether a token lets somebody log in as this device.
+    pub(super) fn has_token(&self, organization: &str, product_id: &str, device_id: &str) -> bool {
+        self.device_tokens.contains_key(&holder(organization, product_id, device_id))
+    }
+
     /// Changes one row and notes how to undo it.
     pub(super) fn put(&mut self, row: Row) {
         self.journal.weight_bytes += weight_bytes(&row);
@@ -409,12 +415,22 @@ impl State {
             self.tokens_by_app.entry(Arc::clone(app)).or_default().insert(id);
         }
         self.journal.touched.tokens.push(id);
-        inverse(self.tokens.insert(id, row).map(Row::Token), Key::Token(id))
+        if let Some(holder) = device_of_token(&row) {
+            *self.device_tokens.entry(holder).or_default() += 1;
+        }
+        let before = self.tokens.insert(id, row);
+        if let Some(holder) = before.as_deref().and_then(device_of_token) {
+            count_down(&mut self.device_tokens, holder);
+        }
+        inverse(before.map(Row::Token), Key::Token(id))
     }
 
     fn uninstall_token(&mut self, id: TokenId) -> Inverse {
         let before = self.tokens.remove(&id);
         if let Some(row) = &before {
+            if let Some(holder) = device_of_token(row) {
+                count_down(&mut self.device_tokens, holder);
+            }
             if let Some(app) = &row.app
                 && let Some(tokens) = self.tokens_by_app.get_mut(app)
             {
@@ -446,6 +462,16 @@ fn weight_bytes(row: &Row) -> usize {
         Row::Device(row) => PLAIN + row.details.as_deref().map_or(0, DeviceDetails::text_bytes),
         _ => PLAIN,
     }
+}
+
+/// The device that a token lets log in.
+fn device_of_token(row: &Token) -> Option<u64> {
+    let device_id = row.device_id.as_deref().filter(|_| row.role == Role::Device)?;
+    Some(holder(&row.organization, row.product_id.as_deref()?, device_id))
+}
+
+fn holder(organization: &str, product_id: &str, device_id: &str) -> u64 {
+    foldhash::fast::FixedState::default().hash_one((organization, product_id, device_id))
 }
 
 pub(super) fn end_hour(token: &Token) -> u64 {

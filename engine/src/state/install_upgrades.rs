@@ -61,11 +61,11 @@ impl State {
         };
         if row.state.is_finished() {
             self.install_finished(task, device, row.state, row.succeeded_before);
-            self.hint_permit_free(task, device);
+            self.hint_ended(task, device, offer_before.is_some());
             return before;
         }
         if !row.state.holds_permit() {
-            self.hint_permit_free(task, device);
+            self.hint_ended(task, device, offer_before.is_some());
         }
         let Some(entry) = self.tasks.get_mut(&task) else { return before };
         entry.counts.set(row.state, entry.counts.get(row.state) + 1);
@@ -114,9 +114,17 @@ impl State {
 
     /// Forgets an upgrade, finished or not, and says what puts it back; an empty list where there was none.
     pub(super) fn remove_upgrade(&mut self, task: TaskNumber, device: DeviceNumber) -> Inverse {
+        let held = self.live_upgrade(task, device).is_some_and(|live| live.offer.is_some());
         let inverse = self.take_upgrade(task, device);
-        self.hint_permit_free(task, device);
+        self.hint_ended(task, device, held);
         inverse
+    }
+
+    fn hint_ended(&mut self, task: TaskNumber, device: DeviceNumber, held_permit: bool) {
+        if held_permit {
+            self.hint_permit_free(task);
+        }
+        self.hint_device(device);
     }
 
     fn take_upgrade(&mut self, task: TaskNumber, device: DeviceNumber) -> Inverse {

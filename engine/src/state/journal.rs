@@ -102,7 +102,6 @@ impl State {
         self.publish();
         self.clear_touched();
         self.journal.weight_bytes = 0;
-        self.hint_everything();
     }
 
     /// The changes are durable: there is nothing to undo any more.

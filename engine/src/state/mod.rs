@@ -98,6 +98,8 @@ pub struct State {
     tokens: HashMap<TokenId, Arc<Token>>,
     /// The tokens that an application logged in for.
     tokens_by_app: HashMap<AppId, BTreeSet<TokenId>>,
+    /// How many tokens of devices name a device, by a hash of its names: of two that share one, both count as having a token.
+    device_tokens: HashMap<u64, u32>,
     /// Tokens by the hour in which they end.
     token_ends: BTreeMap<u64, Vec<TokenId>>,
     apps: BTreeMap<AppId, Arc<App>>,
@@ -185,6 +187,7 @@ impl State {
             permits_held: 0,
             tokens: HashMap::new(),
             tokens_by_app: HashMap::new(),
+            device_tokens: HashMap::new(),
             token_ends: BTreeMap::new(),
             apps: BTreeMap::new(),
             subscriptions: BTreeMap::new(),

@@ -164,8 +164,8 @@ impl State {
         }
         let told = [
             ("threshold", "failures".into()),
-            ("kind", threshold.kind.map_or("any", FailureKind::name).into()),
-            ("percent", threshold.percent.to_string()),
+            ("failure_kind", threshold.kind.map_or("any", FailureKind::name).into()),
+            ("failure_percent", threshold.percent.to_string()),
             ("failures", tally.failures(threshold.kind).to_string()),
             ("results", tally.results().to_string()),
             ("action", threshold.action.name().into()),

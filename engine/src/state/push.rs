@@ -9,7 +9,7 @@
 //!   numbers, so that a permit that is given back goes to the first of them without a look at any other;
 //! - alarms: when a device or a task is to be looked at again.
 //!
-//! Where a group couldn't be committed, its rows are put back the same way, and everybody connected is judged anew.
+//! Where a group couldn't be committed, its rows are put back the same way and leave the same hints.
 //!
 //! Devices behind one gateway are told by one message at a time. So they begin together, or one after the other: while one of them
 //! runs, the others wait; and whoever may begin together with the first, does.
@@ -23,6 +23,7 @@ use crate::state::devices::Truth;
 use crate::state::{Connect, Connected, DeviceName};
 use roaring::RoaringBitmap;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 /// How many devices one command looks at for its own consequences; the clock goes on with the rest.
@@ -39,6 +40,8 @@ pub(super) struct Pushing {
     changed: BTreeSet<TaskNumber>,
     /// Tasks whose first waiting device may begin.
     open: BTreeSet<TaskNumber>,
+    /// The server had no permit left, and has one again.
+    server_has_room: bool,
     queues: BTreeMap<TaskNumber, Queue>,
     task_alarms: Alarms<TaskNumber>,
     device_alarms: Alarms<DeviceNumber>,
@@ -50,6 +53,8 @@ struct Connection {
     epoch: u64,
     /// The gateway first.
     members: Vec<DeviceNumber>,
+    component: Component,
+    together_max: usize,
 }
 
 /// Connected devices that wait for something of their task.
@@ -133,9 +138,13 @@ enum Look {
 
 impl State {
     /// A gateway, or a device of its own, is connected, with these devices attached to it. Said again with others, those replace them.
+    /// Of two connections the one with the larger epoch counts, in whatever order they are told.
     pub(super) fn connect(&mut self, connect: &Connect, at: Timestamp) -> Result<Connected, Error> {
         let asking = self.asking(&connect.gateway, connect.register, at)?;
         let gateway = asking.device;
+        if self.pushing.connections.get(&gateway).is_some_and(|there| there.epoch > connect.epoch) {
+            return Ok(Connected::default());
+        }
         if self.pushing.gateways.get(&gateway).is_some_and(|other| *other != gateway) {
             // It was attached to another gateway, and now speaks for itself.
             self.detach(gateway);
@@ -155,14 +164,25 @@ impl State {
             self.pushing.connected.insert(member.0);
             self.pushing.anew.insert(member.0);
         }
-        self.pushing.connections.insert(gateway, Connection { epoch: connect.epoch, members });
-        Ok(Connected { refused })
+        let named = members.iter().filter_map(|member| self.device_name_of(*member)).collect();
+        self.pushing.connections.insert(gateway, {
+            let Connect { epoch, component, together_max, .. } = *connect;
+            Connection { epoch, members, component, together_max }
+        });
+        Ok(Connected { members: named, refused })
+    }
+
+    fn device_name_of(&self, number: DeviceNumber) -> Option<DeviceName> {
+        let row = self.device_row(number)?;
+        let product = self.product_by_number(row.product)?;
+        let (organization, product_id) = (Arc::clone(&product.organization), Arc::clone(&product.id));
+        Some(DeviceName { organization, product_id, device_id: (*row.id).into() })
     }
 
     /// Which device is meant by what a gateway says hangs behind it, if it may say so.
     ///
-    /// One of the gateway's own product, or one that an operator has put behind this gateway. Whoever is connected by itself, or
-    /// by another gateway, isn't taken away from there.
+    /// One of the gateway's own product that nobody can log in as, or one that an operator has put behind this gateway. Whoever is
+    /// connected by itself, or by another gateway, isn't taken away from there.
     fn attachable(
         &mut self,
         gateway_name: &DeviceName,
@@ -195,10 +215,26 @@ impl State {
                 self.asking(&name, register, at).map_err(|error| error.to_string())?.device
             }
         };
+        let row = self.device_row(number).cloned();
+        let is_bound = |row: &Arc<Device>| row.details().gateway.is_some();
+        let speaks_for_itself = row.filter(|row| !is_bound(row)).is_some_and(|row| self.has_credentials(gateway_name, &row));
         match self.pushing.gateways.get(&number) {
             Some(other) if *other != gateway => Err(format!("device {device_id} is connected elsewhere")),
+            _ if number != gateway && speaks_for_itself => {
+                let gateway = &gateway_name.device_id;
+                Err(format!(
+                    "device {device_id} has a token or a secret of its own; if it hangs behind {gateway}, say so in its `gateway`"
+                ))
+            }
             _ => Ok(number),
         }
+    }
+
+    /// Whether somebody can log in as this device.
+    fn has_credentials(&self, gateway: &DeviceName, row: &Device) -> bool {
+        let product_id = self.product_by_number(row.product).map(|product| &product.id);
+        let has_token = product_id.is_some_and(|product_id| self.has_token(&gateway.organization, product_id, &row.id));
+        has_token || row.details().secret_encrypted.is_some()
     }
 
     /// The connection has ended. That of an epoch before the current one has been replaced, and says nothing any more.
@@ -223,8 +259,11 @@ impl State {
             && let Some(connection) = self.pushing.connections.get_mut(&gateway)
         {
             connection.members.retain(|member| *member != device);
+            // They may have waited for what it ran.
+            self.pushing.anew.extend(connection.members.iter().map(|member| member.0));
         }
         self.pushing.connected.remove(device.0);
+        self.pushing.device_alarms.clear(device);
     }
 
     /// Whether the device is connected, by itself or behind its gateway.
@@ -257,18 +296,23 @@ impl State {
         offers
     }
 
+    /// The devices with this name, of whatever organization, and of whatever product unless one is named; at most two, since more than
+    /// one is as good as any number.
+    pub fn devices_called(&self, product_id: Option<&str>, device_id: &str) -> Vec<DeviceName> {
+        let products = self.products_by_name.values().flatten();
+        let fitting = products.filter(|(id, _)| product_id.is_none_or(|product_id| ***id == *product_id));
+        let numbers = fitting.filter_map(|(_, product)| self.device_number(*product, device_id));
+        numbers.filter_map(|number| self.device_name_of(number)).take(2).collect()
+    }
+
     // Hints: what rows put and taken away may mean for those who are connected.
 
     /// An upgrade has given its permit back.
-    pub(super) fn hint_permit_free(&mut self, task: TaskNumber, device: DeviceNumber) {
-        if self.pushing.connected.is_empty() {
-            return;
+    pub(super) fn hint_permit_free(&mut self, task: TaskNumber) {
+        if !self.pushing.connected.is_empty() {
+            self.pushing.server_has_room = self.limits.permits_max.is_some();
+            self.pushing.open.insert(task);
         }
-        if self.limits.permits_max.is_some() {
-            self.pushing.open.extend(self.pushing.queues.keys());
-        }
-        self.pushing.open.insert(task);
-        self.hint_device(device);
     }
 
     /// A device may have something coming that it had not, and so may those that it shares a gateway with.
@@ -295,12 +339,6 @@ impl State {
         }
     }
 
-    /// Everything may be other than the hints say.
-    pub(super) fn hint_everything(&mut self) {
-        self.pushing.anew |= &self.pushing.connected;
-        self.pushing.open.extend(self.pushing.queues.keys());
-    }
-
     // Looks.
 
     /// Sends what may be sent now. At most [`LOOKS_MAX`] looks; what is left is gone on with by the next command or the clock.
@@ -316,6 +354,7 @@ impl State {
             looks -= 1;
             self.look_at(DeviceNumber(device), false, at);
         }
+        self.open_where_the_server_has_room(&mut looks, at);
         while looks > 0
             && let Some(task) = self.pushing.open.first().copied()
         {
@@ -336,10 +375,24 @@ impl State {
         }
     }
 
+    /// A permit of the whole server goes to the oldest task in whose queue somebody may begin.
+    fn open_where_the_server_has_room(&mut self, looks: &mut usize, at: Timestamp) {
+        let has_room = |state: &Self| state.limits.permits_max.is_some_and(|max| state.permits_held < u64::from(max));
+        let mut after = None;
+        while self.pushing.server_has_room && *looks > 0 && has_room(self) {
+            let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+            let Some((&task, _)) = self.pushing.queues.range((from, Bound::Unbounded)).next() else { break };
+            self.push_task(task, looks, at);
+            after = Some(task);
+        }
+        // Out of looks, it goes on with the next command.
+        self.pushing.server_has_room &= *looks == 0 && has_room(self);
+    }
+
     /// When the next look is due.
     pub(super) fn next_push(&self, at: Timestamp) -> Option<Timestamp> {
         let pushing = &self.pushing;
-        if !(pushing.anew.is_empty() && pushing.open.is_empty() && pushing.changed.is_empty()) {
+        if !(pushing.anew.is_empty() && pushing.open.is_empty() && pushing.changed.is_empty()) || pushing.server_has_room {
             return Some(at);
         }
         pushing.device_alarms.next().into_iter().chain(pushing.task_alarms.next()).min()
@@ -386,11 +439,14 @@ impl State {
         if self.members_behind(gateway).iter().any(|member| self.upgrading.contains(member.0)) {
             return Look::Nothing;
         }
-        let look = self.look_alone(device, grants, at);
+        let Some(Connection { component, together_max, .. }) = self.pushing.connections.get(&gateway) else { return Look::Nothing };
+        let (component, together_max) = (*component, *together_max);
+        let look = self.look_alone(device, component, grants, at);
         if look == Look::Granted {
-            for member in self.members_behind(gateway) {
-                if member != device {
-                    self.look_alone(member, true, at);
+            let mut together = 1;
+            for member in self.members_behind(gateway).into_iter().filter(|member| *member != device) {
+                if together < together_max && self.look_alone(member, component, true, at) == Look::Granted {
+                    together += 1;
                 }
             }
         }
@@ -401,17 +457,12 @@ impl State {
         self.pushing.connections.get(&gateway).map(|connection| connection.members.clone()).unwrap_or_default()
     }
 
-    fn look_alone(&mut self, device: DeviceNumber, grants: bool, at: Timestamp) -> Look {
+    fn look_alone(&mut self, device: DeviceNumber, component: Component, grants: bool, at: Timestamp) -> Look {
         let Some(row) = self.device_row(device).cloned() else { return Look::Nothing };
-        let mut look = Look::Nothing;
-        for installed in &row.components {
-            match self.look_at_component(&row, installed, grants, at) {
-                Look::Granted => return Look::Granted,
-                Look::Held(task) => look = Look::Held(task),
-                Look::Nothing => {}
-            }
+        match row.components.iter().find(|installed| installed.component == component) {
+            Some(installed) => self.look_at_component(&row, installed, grants, at),
+            None => Look::Nothing,
         }
-        look
     }
 
     fn look_at_component(&mut self, row: &Device, installed: &Installed, grants: bool, at: Timestamp) -> Look {
@@ -500,7 +551,8 @@ impl State {
             let gateway = self.pushing.gateways[device];
             let is_busy = self.members_behind(gateway).iter().any(|member| self.upgrading.contains(member.0));
             let Some(row) = self.device_row(*device).filter(|_| !is_busy) else { return false };
-            row.components.iter().any(|installed| {
+            let component = self.pushing.connections[&gateway].component;
+            row.components.iter().filter(|installed| installed.component == component).any(|installed| {
                 let key =
                     StartKey { product: row.product, component: installed.component, version: Arc::clone(&installed.version) };
                 let pushed = self.candidates(&key).filter(|view| view.row().mode == TaskMode::Automatic);

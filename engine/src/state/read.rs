@@ -82,6 +82,12 @@ impl State {
         (*self.product_by_number(row.product)?.organization == *organization).then(|| Arc::clone(row))
     }
 
+    /// The firmware of this version of a component.
+    pub fn firmware_of_version(&self, product: ProductNumber, component: Component, version: &str) -> Option<Arc<Firmware>> {
+        let number = self.firmware_by_version.get(&(product, component, version.into()))?;
+        self.firmware_by_number(*number)
+    }
+
     pub fn firmware_by_number(&self, number: FirmwareNumber) -> Option<Arc<Firmware>> {
         self.firmware.get(&number).cloned()
     }

@@ -353,6 +353,32 @@ fn a_task_that_ends_leaves_its_waiting_devices_to_an_older_one() {
 }
 
 #[test]
+fn a_task_that_is_deleted_leaves_its_waiting_devices_to_an_older_one() {
+    check_fleet(
+        "d1 runs 1.0
+         connect d1
+         task 1.0 -> 2.0 shared
+         task 1.0 -> 3.0 shared approval
+         start t2
+         start t1
+         sent
+         delete t2
+         sent",
+        expect![[r#"
+            d1 runs 1.0: done
+            connect d1: connected
+            task 1.0 -> 2.0 shared: t1 stopped
+            task 1.0 -> 3.0 shared approval: t2 stopped
+            start t2: started
+            start t1: started
+            sent: nothing
+            delete t2: done
+            sent: d1
+        "#]],
+    );
+}
+
+#[test]
 fn the_permits_of_the_server_are_given_on_to_other_tasks() {
     check_fleet_with(
         Limits { permits_max: Some(1), ..Limits::default() },
@@ -424,6 +450,62 @@ fn a_gateway_and_what_is_attached_begin_together_or_one_after_the_other() {
 }
 
 #[test]
+fn a_gateway_whose_busy_device_leaves_it_is_sent_its_own() {
+    check_fleet(
+        "d runs 1.0
+         connect g d
+         task 1.0 -> 2.0
+         start t1
+         sent
+         g runs 1.0
+         sent
+         connect d
+         sent",
+        expect![[r#"
+            d runs 1.0: done
+            connect g d: connected
+            task 1.0 -> 2.0: t1 stopped
+            start t1: started
+            sent: d
+            g runs 1.0: done
+            sent: nothing
+            connect d: connected
+            sent: g
+        "#]],
+    );
+}
+
+#[test]
+fn no_more_begin_together_than_one_message_tells() {
+    check_fleet(
+        "g runs 1.0
+         d1 runs 1.0
+         d2 runs 1.0
+         connect g d1 d2
+         task 1.0 -> 2.0
+         start t1
+         sent
+         g report succeeded
+         sent
+         d1 report succeeded
+         sent",
+        expect![[r#"
+            g runs 1.0: done
+            d1 runs 1.0: done
+            d2 runs 1.0: done
+            connect g d1 d2: connected
+            task 1.0 -> 2.0: t1 stopped
+            start t1: started
+            sent: g, d1
+            g report succeeded: counted
+            sent: nothing
+            d1 report succeeded: counted
+            sent: d2
+        "#]],
+    );
+}
+
+#[test]
 fn what_is_not_attached_is_not_sent_to_and_who_is_connected_elsewhere_is_not_taken_away() {
     check_fleet(
         "task 1.0 -> 2.0
@@ -475,6 +557,30 @@ fn the_end_of_an_old_connection_does_not_end_a_newer_one() {
     assert_eq!(fleet.line("sent"), "d1");
     fleet.line("disconnect d1");
     assert_eq!(fleet.state.connected_devices(), 0);
+}
+
+#[test]
+fn of_two_connections_the_later_counts_in_whatever_order_they_are_told() {
+    let mut fleet = super::script::Fleet::new(Limits::default());
+    let connect = |epoch| {
+        let gateway = super::script::Fleet::device("d1");
+        Command::Connect(Box::new(Connect {
+            gateway,
+            attached: Vec::new(),
+            epoch,
+            component: Component::MAIN,
+            together_max: 2,
+            register: true,
+        }))
+    };
+    let members = |outcome: Result<Outcome, crate::error::Error>| match outcome {
+        Ok(Outcome::Connected(connected)) => connected.members.len(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(members(fleet.apply(connect(2))), 1);
+    assert_eq!(members(fleet.apply(connect(1))), 0);
+    fleet.apply(Command::Disconnect { gateway: super::script::Fleet::device("d1"), epoch: 1 }).unwrap();
+    assert_eq!(fleet.state.connected_devices(), 1);
 }
 
 #[test]

@@ -183,7 +183,14 @@ impl Fleet {
         let epoch = self.epochs.values().max().map_or(1, |newest| newest + 1);
         self.epochs.insert(gateway.into(), epoch);
         let attached = attached.iter().map(|device| (*device).into()).collect();
-        let connect = Connect { gateway: Self::device(gateway), attached, epoch, register: true };
+        let connect = Connect {
+            gateway: Self::device(gateway),
+            attached,
+            epoch,
+            component: Component::MAIN,
+            together_max: 2,
+            register: true,
+        };
         match self.apply(Command::Connect(Box::new(connect))) {
             Ok(Outcome::Connected(connected)) if connected.refused.is_empty() => "connected".into(),
             Ok(Outcome::Connected(connected)) => {
