@@ -11,7 +11,7 @@ use crate::dialect::common::result_sets::{Order, ResultSet};
 use roaring::RoaringBitmap;
 use serde::Serialize;
 use sluicegate::State;
-use sluicegate::model::{Component, Firmware, FirmwareId, FirmwareNumber, Product};
+use sluicegate::model::{Artifact, Component, Firmware, FirmwareId, FirmwareNumber, Product};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -91,6 +91,15 @@ pub(super) async fn list_versions(call: &Call) -> Answered {
     Answer::data(&versions)
 }
 
+/// How a file's digest is told: as whoever created its firmware chose. `annotations`: of the firmware, or of a job that was made from it.
+/// What was created in another dialect says no method; MD5 is known of every file.
+pub(super) fn sign_of<'a>(annotations: &BTreeMap<Box<str>, Box<str>>, artifact: &'a Artifact) -> (&'static str, &'a str) {
+    match (annotations.get(SIGN_METHOD_KEY).map(|method| &**method), &artifact.sha256) {
+        (Some("sha256"), Some(sha256)) => ("sha256", sha256),
+        _ => ("md5", &artifact.md5),
+    }
+}
+
 /// The firmware that `firmwareId` of the query names. What isn't the caller's isn't there.
 async fn find(call: &Call) -> Result<Found, Failure> {
     let id: FirmwareId = call.parameters.required("firmwareId")?.parse().map_err(|_| Failure::firmware_not_found())?;
@@ -168,10 +177,7 @@ impl<'a> FirmwareShown<'a> {
         let artifact = &row.artifact;
         let link = artifact.image.map(|image| call.app.image_link(image, None, call.now));
         // What was created in another dialect says no method; MD5 is known of every file.
-        let (sign_method, sign) = match (row.annotations.get(SIGN_METHOD_KEY).map(|method| &**method), &artifact.sha256) {
-            (Some("sha256"), Some(sha256)) => ("sha256", sha256),
-            _ => ("md5", &artifact.md5),
-        };
+        let (sign_method, sign) = sign_of(&row.annotations, artifact);
         let tags = row.annotations.iter().filter_map(|(key, value)| Some((key.strip_prefix(TAG_PREFIX)?, &**value)));
         Self {
             org_id: &product.organization,

@@ -2,6 +2,7 @@
 //!
 //! Searches are in [`job_search`](super::job_search), what is done with single devices of a job in [`job_tasks`](super::job_tasks).
 
+use super::firmware_metadata::SIGN_METHOD_KEY;
 use super::job_decode::{JobWanted, JobWritten};
 use super::job_encode::JobShown;
 use super::status::{Code, Failure};
@@ -57,6 +58,9 @@ fn new_task(call: &Call, job: JobWanted, firmware: &Firmware, product: &Product)
             "upgradeScope.versionNumbers names only {version:?}, which is what the firmware upgrades to; name the versions to upgrade from"
         )));
     }
+    let mut annotations = job.annotations;
+    // A device is told the digest that the firmware was created with.
+    annotations.extend(firmware.annotations.get_key_value(SIGN_METHOD_KEY).map(|(key, method)| (key.clone(), method.clone())));
     let name = job.name.map_or_else(|| generated_name(job.kind, firmware), |name| name.default);
     Ok(NewTask {
         name: Some(name),
@@ -64,7 +68,7 @@ fn new_task(call: &Call, job: JobWanted, firmware: &Firmware, product: &Product)
         scope: Scope { selector: job.scope.selector, snapshot: job.snapshot },
         policy: job.policy,
         start: call.app.config.enos.jobs_start,
-        annotations: job.annotations,
+        annotations,
         ..NewTask::new(call.organization.to_string(), product.id.to_string(), from_versions, TaskTarget::Firmware(firmware.id))
     })
 }

@@ -13,6 +13,7 @@
 //! a full disk) the HTTP status tells it too. `docs/enos.md` tells the choices.
 
 mod access;
+pub(crate) mod device;
 mod device_search;
 mod envelope;
 mod expression;
