@@ -96,11 +96,16 @@ pub(super) struct VersionShown<'a>(pub(super) &'a str);
 
 impl Serialize for VersionShown<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let is_plain = self.0 == "0" || !self.0.starts_with('0') && self.0.bytes().all(|digit| digit.is_ascii_digit());
-        match self.0.parse::<i32>() {
-            Ok(number) if is_plain => serializer.serialize_i32(number),
-            _ => serializer.serialize_str(self.0),
-        }
+        number_if_plain(&self.0, serializer)
+    }
+}
+
+/// A bare number where the text is one that this platform would write, below 2³¹ and without leading zeros; else the text.
+pub(super) fn number_if_plain<S: Serializer>(text: &&str, serializer: S) -> Result<S::Ok, S::Error> {
+    let is_plain = *text == "0" || !text.starts_with('0') && text.bytes().all(|digit| digit.is_ascii_digit());
+    match text.parse::<i32>() {
+        Ok(number) if is_plain => serializer.serialize_i32(number),
+        _ => serializer.serialize_str(text),
     }
 }
 

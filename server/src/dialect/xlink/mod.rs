@@ -3,6 +3,7 @@
 //! - [`scalar`], [`decode`]: wire → what is wanted, every field checked;
 //! - [`access`]: who may call what;
 //! - [`tasks`], [`check`], [`report`], [`firmware`], [`login`]: one file per group of calls; [`mod@file`]: what URLs mean;
+//! - [`notify`]: what subscribers are told of a report;
 //! - [`encode`]: engine → wire, for parsers of a few hundred bytes;
 //! - [`status`]: error class → code; the HTTP status follows from the code.
 //!
@@ -15,6 +16,7 @@ mod encode;
 mod file;
 mod firmware;
 mod login;
+mod notify;
 mod report;
 mod scalar;
 mod status;
@@ -27,6 +29,8 @@ use ::http::{Method, StatusCode};
 use bytes::Bytes;
 use status::{Code, Failure};
 use std::sync::Arc;
+
+pub(crate) use notify::UpgradeFormat;
 
 type Answer = Result<Reply, Failure>;
 
