@@ -7,10 +7,11 @@ use crate::dialect::{enos, huawei};
 use crate::downloads::Downloads;
 use crate::image::LinkSigner;
 use crate::metrics::Metrics;
+use crate::mqtt::Mqtt;
 use crate::secrets::Secrets;
 use crate::uploads::Uploads;
 use crate::webhooks::Webhooks;
-use sluicegate::model::{ImageId, Timestamp, UpgradeId};
+use sluicegate::model::{Artifact, ImageId, Timestamp, UpgradeId};
 use sluicegate::{Engine, State};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -29,6 +30,7 @@ pub struct App {
     pub enos: enos::Memory,
     pub huawei: huawei::Memory,
     pub webhooks: Webhooks,
+    pub(crate) mqtt: Mqtt,
     pub fair_use: FairUse,
     /// What links begin with, without a slash at its end.
     pub public_url: String,
@@ -55,6 +57,15 @@ impl App {
         let read = self.engine.read(|state: &State| state.totals());
         if let Ok(Ok(totals)) = tokio::time::timeout(FIGURES_TIMEOUT, read).await {
             self.metrics.state(&totals, self.engine.queue_length(), self.engine.is_writable());
+            self.metrics.mqtt_devices(self.mqtt.links.len());
+        }
+    }
+
+    /// Where an artifact is fetched from: a signed link to an image of ours, else the address as the operator gave it.
+    pub fn artifact_url(&self, artifact: &Artifact, upgrade: Option<UpgradeId>, now: Timestamp) -> String {
+        match artifact.image {
+            Some(image) => self.image_link(image, upgrade, now),
+            None => artifact.url.as_deref().unwrap_or_default().to_owned(),
         }
     }
 

@@ -199,6 +199,12 @@ impl Auth {
         if matches && purpose == TokenPurpose::Access { Ok(self.admin.clone()) } else { Err(AuthError::Unknown) }
     }
 
+    /// Whether whoever was let in with this token would still be. The administrator's own token is no row, and stays as long as the
+    /// process; so does a login without a token.
+    pub fn still_holds(&self, token: Option<TokenId>, now: Timestamp) -> bool {
+        token.is_none_or(|id| self.engine.token(id).is_some_and(|token| token.expires_at > now))
+    }
+
     /// Makes a token; durable once returned.
     pub async fn issue(&self, new: NewToken, now: Timestamp) -> Result<IssuedToken, Error> {
         let (id, secret) = self.unused_token().map_err(|error| no_secret(&error))?;

@@ -5,6 +5,7 @@
 //! - [`image`]: image bytes over HTTP, and the links to them; [`downloads`]: served bytes as progress;
 //! - [`uploads`]: images that come in pieces;
 //! - [`webhooks`]: events to whoever subscribed;
+//! - [`mqtt`]: devices that are sent their upgrades, and consumers of events;
 //! - [`auth`], [`secrets`]: who calls, and the keys that lie outside the tables;
 //! - [`app`]: what every handler shares; [`clock`]: what happens by itself; [`metrics`], [`logging`]: what the operator sees.
 //!
@@ -17,10 +18,12 @@ pub mod clock;
 pub mod config;
 pub mod dialect;
 pub mod downloads;
+mod event_reader;
 pub mod http;
 pub mod image;
 pub mod logging;
 pub mod metrics;
+pub mod mqtt;
 pub mod secrets;
 pub mod uploads;
 pub mod webhooks;

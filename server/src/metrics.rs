@@ -28,6 +28,8 @@ pub struct Metrics {
     image_bytes_served: Counter,
     progress_failed: Counter,
     event_streams: Gauge,
+    mqtt_connections: Gauge,
+    mqtt_devices: Gauge,
     state: StateGauges,
 }
 
@@ -80,6 +82,8 @@ impl Metrics {
             image_bytes_served: counter!("sluicegate_image_bytes_served_total"),
             progress_failed: counter!("sluicegate_download_progress_failed_total"),
             event_streams: gauge!("sluicegate_event_streams"),
+            mqtt_connections: gauge!("sluicegate_mqtt_connections"),
+            mqtt_devices: gauge!("sluicegate_mqtt_devices"),
             state: StateGauges {
                 uptime: gauge!("sluicegate_uptime_seconds"),
                 queue_length: gauge!("sluicegate_writer_queue_length"),
@@ -118,6 +122,26 @@ impl Metrics {
     /// One more (1) or one fewer (-1).
     pub fn event_streams(&self, change: i32) {
         self.event_streams.increment(f64::from(change));
+    }
+
+    /// One more (1) or one fewer (-1) client that has logged in.
+    pub fn mqtt_connections(&self, change: i32) {
+        self.mqtt_connections.increment(f64::from(change));
+    }
+
+    /// How many devices can be sent to.
+    pub fn mqtt_devices(&self, count: usize) {
+        self.mqtt_devices.set(count as f64);
+    }
+
+    /// Whether there is a connection to the broker.
+    pub fn mqtt_broker(&self, is_connected: bool) {
+        gauge!("sluicegate_mqtt_broker_connected").set(if is_connected { 1.0 } else { 0.0 });
+    }
+
+    /// Something was said over MQTT, and this came of it. A name of ours, one of few.
+    pub fn mqtt(&self, outcome: &'static str) {
+        counter!("sluicegate_mqtt_messages_total", "outcome" => outcome).increment(1);
     }
 
     pub fn connection_refused(&self) {
@@ -267,6 +291,13 @@ fn describe() {
     describe_counter!("sluicegate_image_bytes_served_total", Unit::Bytes, "Bytes of images handed to the network");
     describe_counter!("sluicegate_download_progress_failed_total", "Served bytes that could not be recorded as progress");
     describe_gauge!("sluicegate_event_streams", "Event streams open now");
+    describe_gauge!("sluicegate_mqtt_connections", "MQTT clients logged in now");
+    describe_gauge!("sluicegate_mqtt_devices", "Devices that can be sent their upgrades over MQTT now");
+    describe_gauge!(
+        "sluicegate_mqtt_broker_connected",
+        "1 while there is a connection to the MQTT broker, where one is configured"
+    );
+    describe_counter!("sluicegate_mqtt_messages_total", "What came of what was said over MQTT");
     describe_gauge!("sluicegate_uptime_seconds", Unit::Seconds, "Since the start of the process");
     describe_gauge!("sluicegate_writer_queue_length", "Commands that wait to be applied");
     describe_histogram!("sluicegate_writer_group_commands", "Commands made durable together");

@@ -2,8 +2,8 @@
 //!
 //! Up: 1. configuration, logs, certificates and ports (what can be refused without touching anything); 2. signals, so that one that
 //! comes during a long start waits for its end instead of killing; 3. the folder: engine, keys, administrator's token; 4. clock,
-//! webhooks, workers; 5. `ready` on standard output.
-//! Down: 1. accept no more; 2. finish what is in flight, for a bounded time; 3. stop the webhooks and the clock; 4. make everything durable.
+//! webhooks, MQTT, workers; 5. `ready` on standard output.
+//! Down: 1. accept no more; 2. finish what is in flight, for a bounded time; 3. stop MQTT, the webhooks and the clock; 4. make everything durable.
 //!
 //! Invariant: no secret is in a log. The administrator's token, where a start makes it, is shown beside the log.
 
@@ -15,11 +15,13 @@ use crate::config::{Config, LogFormat, ServeArguments};
 use crate::dialect::common::fair_use::FairUse;
 use crate::dialect::{self, enos, huawei};
 use crate::downloads::Downloads;
-use crate::http::listener::{Front, Port, Workers};
+use crate::http::listener::{Front, Port, Ports, Workers};
 use crate::http::tls::Tls;
 use crate::image::LinkSigner;
 use crate::logging::Logging;
 use crate::metrics::Metrics;
+use crate::mqtt::broker::Broker;
+use crate::mqtt::{self, Mqtt};
 use crate::secrets::Secrets;
 use crate::webhooks::{Deliveries, Webhooks};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -37,10 +39,14 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     let configured = config.clone();
     fit_connections_to_files(&mut config);
     let plain_port = Port::open(config.listen, config.workers).map_err(|error| Failure::caused(&error))?;
-    let tls_address = config.tls.as_ref().map(|tls| tls.listen);
+    let tls_address = config.tls.as_ref().and_then(|tls| tls.listen);
     let tls_port =
         tls_address.map(|address| Port::open(address, config.workers)).transpose().map_err(|error| Failure::caused(&error))?;
-    let addresses = Addresses { plain: plain_port.address, tls: tls_port.as_ref().map(|port| port.address) };
+    let mqtt_port = config.mqtt.listen.map(|address| Port::open(address, config.workers)).transpose();
+    let mqtt_port = mqtt_port.map_err(|error| Failure::caused(&error))?;
+    let address = |port: &Option<Port>| port.as_ref().map(|port| port.address);
+    let addresses = Addresses { plain: plain_port.address, tls: address(&tls_port), mqtt: address(&mqtt_port) };
+    let broker = config.mqtt.broker.clone().map(Broker::new).transpose().map_err(|error| Failure::caused(&error))?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Failure::new)?;
     let mut signals = runtime.block_on(async { Signals::new() }).map_err(Failure::new)?;
@@ -51,7 +57,9 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
 
     let clock = Clock::start(Arc::clone(&app)).map_err(Failure::new)?;
     let deliveries = Deliveries::start(Arc::clone(&app), dialect::EVENT_FORMATS).map_err(Failure::new)?;
-    let workers = Workers::start(&front, plain_port, tls_port).map_err(Failure::new)?;
+    let mqtt = mqtt::Service::start(Arc::clone(&app), broker).map_err(Failure::new)?;
+    let ports = Ports { plain: plain_port, tls: tls_port, mqtt: mqtt_port };
+    let workers = Workers::start(&front, ports).map_err(Failure::new)?;
 
     print(&addresses.ready());
     tell_what_next(&logging, &app, &admin_origin);
@@ -64,6 +72,7 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
     tracing::info!("stopping: no more connections, what is in flight is finished");
     front.stop.stop();
     workers.join();
+    mqtt.stop();
     deliveries.stop();
     clock.stop();
     app.engine.close();
@@ -97,6 +106,7 @@ fn open(config: Config, admin_token: Option<String>, plain: SocketAddr) -> Resul
         enos: enos::Memory::default(),
         huawei: huawei::Memory::new(&config.huawei),
         webhooks: Webhooks::default(),
+        mqtt: Mqtt::default(),
         fair_use: FairUse::new(&config.limits),
         public_url: config.public_url.clone().unwrap_or_else(|| format!("http://{plain}")),
         engine,
@@ -111,12 +121,14 @@ fn open(config: Config, admin_token: Option<String>, plain: SocketAddr) -> Resul
 struct Addresses {
     plain: SocketAddr,
     tls: Option<SocketAddr>,
+    mqtt: Option<SocketAddr>,
 }
 
 impl Addresses {
     fn ready(&self) -> String {
         let tls = self.tls.map(|address| format!(" https={address}")).unwrap_or_default();
-        format!("ready http={}{tls}", self.plain)
+        let mqtt = self.mqtt.map(|address| format!(" mqtt={address}")).unwrap_or_default();
+        format!("ready http={}{tls}{mqtt}", self.plain)
     }
 }
 
@@ -220,7 +232,7 @@ fn reload(arguments: &ServeArguments, started_with: &Config, front: &Front, logg
 }
 
 fn warn_of_what_needs_a_restart(old: &Config, new: &Config) {
-    let tls_listen = |config: &Config| config.tls.as_ref().map(|tls| tls.listen);
+    let tls_listen = |config: &Config| config.tls.as_ref().and_then(|tls| tls.listen);
     let changed = [
         ("data", old.data != new.data),
         ("listen", old.listen != new.listen),
@@ -231,6 +243,7 @@ fn warn_of_what_needs_a_restart(old: &Config, new: &Config) {
         ("images", old.images != new.images),
         ("huawei", old.huawei != new.huawei),
         ("enos", old.enos != new.enos),
+        ("mqtt", old.mqtt != new.mqtt),
         ("webhooks", old.webhooks != new.webhooks),
         ("limits", old.limits != new.limits),
         ("log.format", old.log.format != new.log.format),

@@ -25,11 +25,11 @@ pub struct ServeArguments {
     /// Clients must show a certificate that one of these signed, PEM
     #[arg(long, env = "SLUICEGATE_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
-    /// Where to take MQTT connections (not in this version)
-    #[arg(long, env = "SLUICEGATE_MQTT_LISTEN", value_name = "ADDR", hide = true)]
+    /// Where to take MQTT connections, plain and, with a certificate, TLS; port 0 picks a free one
+    #[arg(long, env = "SLUICEGATE_MQTT_LISTEN", value_name = "ADDR")]
     pub mqtt_listen: Option<String>,
-    /// An MQTT broker to use (not in this version)
-    #[arg(long, env = "SLUICEGATE_MQTT_URL", value_name = "URL", hide = true)]
+    /// An MQTT broker to use: mqtt://[user:password@]host[:1883] or mqtts://…[:8883]
+    #[arg(long, env = "SLUICEGATE_MQTT_URL", value_name = "URL", hide_env_values = true)]
     pub mqtt_url: Option<String>,
     /// What links in offers begin with [default: http:// and the listen address]
     #[arg(long, env = "SLUICEGATE_PUBLIC_URL", value_name = "URL")]

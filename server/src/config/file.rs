@@ -34,6 +34,7 @@ pub struct File {
     pub enos: EnosConfig,
     pub webhooks: WebhooksTable,
     pub huawei: HuaweiConfig,
+    pub mqtt: MqttTable,
     pub limits: LimitsTable,
     pub log: LogConfig,
 }
@@ -142,6 +143,66 @@ impl Default for HuaweiConfig {
     fn default() -> Self {
         // The platform's own rate.
         Self { calls_per_minute: 100, retry_interval_s: 60 }
+    }
+}
+
+/// How MQTT is spoken, on the listener of our own and with a broker.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MqttTable {
+    /// Whether events are published.
+    pub events: bool,
+    /// Whether they are published on a broker in their tasks' topics, too.
+    pub events_by_task: bool,
+    /// Whether the listener takes connections without TLS, where there is a certificate. Without one there is nothing else.
+    pub plain: bool,
+    /// The largest packet that is taken.
+    pub packet_bytes_max: u32,
+    /// Messages a minute of each connection to the listener; above it the connection is slowed down. 0: any number.
+    pub messages_per_minute: u32,
+    /// How long a session of an event consumer is kept while the consumer is away.
+    pub session_expiry_s: u64,
+    /// How long a gateway may take to answer `ota_create`, and how often it is sent.
+    pub reply_wait_s: u64,
+    pub sends_max: u32,
+    /// A device on a broker is taken for gone when nothing was heard of it for this long.
+    pub silence_s: u64,
+    /// What the server calls itself to the broker. Each server on one broker needs another.
+    pub client_id: String,
+    /// 5, or 3 for 3.1.1. A broker that knows no 5 is spoken to in 3.1.1.
+    pub version: u8,
+    /// Several servers that share their subscriptions by this name are each given a part of the messages.
+    pub share_group: Option<String>,
+    /// The authorities that the broker's certificate may be signed by, PEM.
+    pub ca: Option<PathBuf>,
+    /// Instead of in the URL.
+    pub username: Option<String>,
+    pub password: Option<String>,
+}
+
+impl Default for MqttTable {
+    fn default() -> Self {
+        Self {
+            events: true,
+            events_by_task: false,
+            plain: true,
+            // What EnOS takes.
+            packet_bytes_max: 512 << 10,
+            // A hundred a second: a gateway with its aircraft sends some two.
+            messages_per_minute: 6_000,
+            session_expiry_s: 604_800,
+            // As the platform's own demonstration does.
+            reply_wait_s: 3,
+            sends_max: 3,
+            // Ten times the slowest cadence of a gateway's own state.
+            silence_s: 120,
+            client_id: "sluicegate".into(),
+            version: 5,
+            share_group: None,
+            ca: None,
+            username: None,
+            password: None,
+        }
     }
 }
 

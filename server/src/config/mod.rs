@@ -2,15 +2,18 @@
 //!
 //! - [`arguments`]: what `serve` takes on the command line and from the environment;
 //! - [`mod@file`]: what stands in `--config FILE.toml`;
-//! - [`limits`]: every bound, of the engine and of the front end.
+//! - [`limits`]: every bound, of the engine and of the front end;
+//! - [`mqtt`]: the listener and the broker.
 
 pub mod arguments;
 pub mod file;
 pub mod limits;
+mod mqtt;
 
 pub use arguments::ServeArguments;
 pub use file::{ConfiguredApp, EnosConfig, EnosSignature, HuaweiConfig, ImagesConfig, LogConfig, LogFormat, Registration};
 pub use limits::Limits;
+pub use mqtt::{BrokerConfig, MqttConfig};
 
 use crate::webhooks::Allowed;
 use file::{File, WebhooksTable};
@@ -24,6 +27,7 @@ pub struct Config {
     pub data: PathBuf,
     pub listen: SocketAddr,
     pub tls: Option<TlsConfig>,
+    pub mqtt: MqttConfig,
     /// Without a slash at its end.
     pub public_url: Option<String>,
     pub workers: usize,
@@ -46,7 +50,8 @@ pub struct WebhooksConfig {
 /// Where and with what to speak TLS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsConfig {
-    pub listen: SocketAddr,
+    /// Absent where only MQTT is spoken over TLS.
+    pub listen: Option<SocketAddr>,
     pub certificate: PathBuf,
     pub key: PathBuf,
     /// Clients must show a certificate that one of these signed.
@@ -65,8 +70,6 @@ pub enum ConfigError {
     Value { option: &'static str, got: String, expected: &'static str },
     #[error("{given} needs {missing} beside it; give both or neither")]
     Incomplete { given: &'static str, missing: &'static str },
-    #[error("{option} is not in this version; leave it out, devices are reached over HTTP")]
-    Unavailable { option: &'static str },
 }
 
 const WORKERS_MAX: usize = 1024;
@@ -84,18 +87,14 @@ impl Config {
     fn resolve(arguments: &ServeArguments, file: File) -> Result<Self, ConfigError> {
         let ServeArguments { config: _, data, listen, tls_listen, tls_cert, tls_key, tls_client_ca, mqtt_listen, mqtt_url, .. } =
             arguments.clone();
-        if mqtt_listen.or(file.mqtt_listen).is_some() {
-            return Err(ConfigError::Unavailable { option: "--mqtt-listen" });
-        }
-        if mqtt_url.or(file.mqtt_url).is_some() {
-            return Err(ConfigError::Unavailable { option: "--mqtt-url" });
-        }
+        let mqtt = MqttConfig::new(mqtt_listen.or(file.mqtt_listen), mqtt_url.or(file.mqtt_url), file.mqtt)?;
         let listen = listen.or(file.listen).unwrap_or_else(|| "127.0.0.1:8080".to_owned());
         let tls = tls_config(
             tls_listen.or(file.tls_listen),
             tls_cert.or(file.tls_cert),
             tls_key.or(file.tls_key),
             tls_client_ca.or(file.tls_client_ca),
+            mqtt.listen.is_some(),
         )?;
         let public_url = arguments.public_url.clone().or(file.public_url).map(check_public_url).transpose()?;
         let workers = match arguments.workers.or(file.workers) {
@@ -109,6 +108,7 @@ impl Config {
             data: data.or(file.data).unwrap_or_else(|| PathBuf::from("./sluicegate-data")),
             listen: resolve_address("--listen", &listen)?,
             tls,
+            mqtt,
             public_url,
             workers,
             registration: file.registration,
@@ -131,12 +131,16 @@ fn tls_config(
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
     client_ca: Option<PathBuf>,
+    speaks_mqtt: bool,
 ) -> Result<Option<TlsConfig>, ConfigError> {
     let incomplete = |given, missing| Err(ConfigError::Incomplete { given, missing });
     match (listen, certificate, key) {
         (Some(listen), Some(certificate), Some(key)) => {
-            Ok(Some(TlsConfig { listen: resolve_address("--tls-listen", &listen)?, certificate, key, client_ca }))
+            let listen = Some(resolve_address("--tls-listen", &listen)?);
+            Ok(Some(TlsConfig { listen, certificate, key, client_ca }))
         }
+        // The listener for MQTT takes TLS on its own port.
+        (None, Some(certificate), Some(key)) if speaks_mqtt => Ok(Some(TlsConfig { listen: None, certificate, key, client_ca })),
         (None, None, None) if client_ca.is_none() => Ok(None),
         (None, None, None) => incomplete("--tls-client-ca", "--tls-listen"),
         (Some(_), None, _) => incomplete("--tls-listen", "--tls-cert"),
@@ -317,8 +321,8 @@ mod tests {
         assert!(with(|a| a.public_url = Some(format!("http://{}", "x".repeat(120)))).contains("112"));
         assert!(with(|a| a.tls_listen = Some("127.0.0.1:0".into())).contains("--tls-cert"));
         assert!(with(|a| a.tls_key = Some("key".into())).contains("--tls-listen"));
-        assert!(with(|a| a.mqtt_listen = Some("127.0.0.1:0".into())).contains("--mqtt-listen is not in this version"));
-        assert!(refuse(ServeArguments::default(), "mqtt-url = \"mqtt://x\"").contains("--mqtt-url"));
+        assert!(with(|a| a.mqtt_listen = Some("nowhere".into())).contains("--mqtt-listen is \"nowhere\""));
+        assert!(refuse(ServeArguments::default(), "mqtt-url = \"http://x\"").contains("--mqtt-url"));
         assert!(refuse(ServeArguments::default(), "registration = \"lax\"").contains("lax"));
         assert!(refuse(ServeArguments::default(), "[limits]\nheader_bytes_max = 10").contains("header_bytes_max"));
         for (table, key, bad) in [

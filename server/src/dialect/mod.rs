@@ -1,5 +1,6 @@
-//! Which platform's tongue a request speaks, by the first segment of its path.
+//! Which platform's tongue a request speaks, by the first segment of its path; and a message over MQTT, by the beginning of its topic.
 
+pub mod autel;
 pub mod common;
 pub mod enos;
 pub mod huawei;
@@ -8,12 +9,18 @@ pub mod xlink;
 
 use crate::app::App;
 use crate::http::{Reply, Request};
+use crate::mqtt::courier::{Manner, Patience};
+use crate::mqtt::links::Link;
+use crate::mqtt::outbox::Outgoing;
+use crate::mqtt::{Receipt, Speaker, names};
 use crate::webhooks::Format;
+use sluicegate::{Error, HeldOffer};
 use std::sync::Arc;
 
 /// Every way in which events are written for those who subscribed.
 pub static EVENT_FORMATS: &[&dyn Format] = &[
     &native::EventFormat,
+    &xlink::UpgradeFormat,
     &huawei::NOTIFICATIONS[0],
     &huawei::NOTIFICATIONS[1],
     &huawei::NOTIFICATIONS[2],
@@ -30,9 +37,106 @@ pub async fn handle(app: &Arc<App>, request: Request) -> Reply {
         }
         "apim-token-service" | "connect-service" => enos::handle(app, request).await,
         "iocm" | "iodm" => huawei::handle(app, request).await,
+        "manage" => autel::order::handle(app, request).await,
         "v2" => xlink::handle(app, request).await,
         _ => native::handle(app, request).await,
     }
+}
+
+/// Which platform's tongue a device speaks over MQTT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tongue {
+    Autel,
+    Enos,
+}
+
+/// How devices of a platform are sent their upgrades.
+pub(crate) fn manner(tongue: Tongue, app: &App) -> Manner {
+    let config = &app.config.mqtt;
+    match tongue {
+        Tongue::Autel => Manner {
+            answered: Some(Patience { wait: config.reply_wait, sends_max: config.sends_max }),
+            together_max: autel::create::DEVICES_MAX,
+        },
+        Tongue::Enos => Manner { answered: None, together_max: 1 },
+    }
+}
+
+/// What tells a device of its upgrades.
+pub(crate) fn compose(tongue: Tongue, app: &App, link: &Link, offers: &[HeldOffer]) -> Vec<Outgoing> {
+    match tongue {
+        Tongue::Autel => autel::device::compose(app, link, offers),
+        Tongue::Enos => enos::device::receive::compose(app, link, offers),
+    }
+}
+
+/// A device that has logged in subscribed to the topics of which `hears` is true.
+pub(crate) async fn subscribed(app: &Arc<App>, speaker: &Speaker, hears: impl Fn(&str) -> bool) -> Result<(), Error> {
+    enos::device::receive::subscribed(app, speaker, hears).await
+}
+
+/// Takes what a device that has logged in published.
+pub(crate) async fn receive(app: &Arc<App>, speaker: &Speaker, topic: &str, payload: &[u8]) -> Receipt {
+    let device = &speaker.device;
+    if let Some(up) = autel::topic::UpTopic::read(topic) {
+        return autel::device::receive(app, speaker, up, payload).await;
+    }
+    if let Some((up, product_key, device_key)) = enos::device::topics::UpTopic::read(topic) {
+        if product_key != &*device.product_id || device_key != &*device.device_id {
+            return Receipt::Foreign;
+        }
+        return enos::device::receive::receive(app, speaker, up, topic, payload).await;
+    }
+    // Measurements, events and whatever else these platforms' devices publish in their own names.
+    let mut levels = topic.split('/');
+    let own = match (levels.next(), levels.next(), levels.next(), levels.next()) {
+        (Some(""), Some("sys"), Some(product_key), Some(device_key)) => {
+            product_key == &*device.product_id && device_key == &*device.device_id
+        }
+        (Some("thing" | "sys"), Some("product"), Some(sn), Some(_)) => sn == &*device.device_id,
+        _ => false,
+    };
+    if own { Receipt::Ignored } else { Receipt::Foreign }
+}
+
+/// Takes what came through a broker: the topic tells who published it.
+pub(crate) async fn receive_from_broker(app: &Arc<App>, broker: &BrokerSpeaker, topic: &str, payload: &[u8]) -> Receipt {
+    let speaker = |device| Speaker { device, outbox: broker.outbox.clone(), silence: Some(broker.silence) };
+    if let Some(up) = autel::topic::UpTopic::read(topic) {
+        return match names::resolve(app, up.sn()).await {
+            Ok(device) => autel::device::receive(app, &speaker(device), up, payload).await,
+            Err(receipt) => receipt,
+        };
+    }
+    if let Some((up, product_key, device_key)) = enos::device::topics::UpTopic::read(topic) {
+        return match names::resolve_in(app, Some(product_key), device_key).await {
+            Ok(device) => enos::device::receive::receive(app, &speaker(device), up, topic, payload).await,
+            Err(receipt) => receipt,
+        };
+    }
+    Receipt::Foreign
+}
+
+/// What to subscribe to at a broker to hear every device. Gateways' requests are left to whoever runs the broker: two answers to one
+/// would be one too many.
+pub(crate) fn broker_filters() -> Vec<&'static str> {
+    let autel = autel::topic::filters().into_iter().filter(|filter| !filter.ends_with("/requests"));
+    autel.chain(enos::device::topics::filters()).collect()
+}
+
+/// The part of a topic that names its device: messages of one device are taken one after another.
+pub(crate) fn device_level(topic: &str) -> &str {
+    match autel::topic::UpTopic::read(topic) {
+        Some(up) => up.sn(),
+        None => enos::device::topics::UpTopic::read(topic).map_or(topic, |(_, _, device_key)| device_key),
+    }
+}
+
+/// The way back to devices on a broker.
+#[derive(Clone, Debug)]
+pub(crate) struct BrokerSpeaker {
+    pub(crate) outbox: crate::mqtt::outbox::Outbox,
+    pub(crate) silence: std::time::Duration,
 }
 
 fn first_segment(path: &str) -> &str {

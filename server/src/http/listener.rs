@@ -4,12 +4,14 @@
 //! and made to listen *without* `SO_REUSEPORT`, which fails where anything listens already, another sluicegate too. Only then is
 //! the option set on it, and the other workers' sockets join. The port is never let go in between, so nobody can slip in.
 //!
-//! The sum of connections is bounded. One too many is told 503 with `Retry-After`, and closed; of these there is a bound too.
+//! The sum of connections is bounded. One too many is told 503 with `Retry-After`, and closed; of these there is a bound too. Over TLS
+//! and MQTT, where telling would cost a handshake, it is closed.
 
 use super::tls::Tls;
 use super::{Peer, connection};
 use crate::app::App;
-use socket2::{Domain, Protocol, Socket, Type};
+use crate::mqtt;
+use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,6 +21,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio_rustls::server::TlsStream;
 
 /// What all workers share.
 #[derive(Debug)]
@@ -118,7 +121,7 @@ impl Port {
 }
 
 fn new_socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(socket2::Protocol::TCP))?;
     // Connections of the last run that still wait to be forgotten don't keep the port.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
@@ -130,6 +133,22 @@ fn bind_and_listen(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     socket.listen(BACKLOG)
 }
 
+/// Where connections are taken.
+#[derive(Debug)]
+pub struct Ports {
+    pub plain: Port,
+    pub tls: Option<Port>,
+    pub mqtt: Option<Port>,
+}
+
+/// What is spoken on a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    Http,
+    Https,
+    Mqtt,
+}
+
 /// The threads that serve.
 #[derive(Debug)]
 pub struct Workers {
@@ -138,8 +157,10 @@ pub struct Workers {
 
 impl Workers {
     /// Starts a worker for each socket of the ports. They accept at once.
-    pub fn start(front: &Arc<Front>, plain: Port, tls: Option<Port>) -> io::Result<Self> {
+    pub fn start(front: &Arc<Front>, ports: Ports) -> io::Result<Self> {
+        let Ports { plain, tls, mqtt } = ports;
         let mut tls_sockets = tls.map(|port| port.sockets.into_iter()).into_iter().flatten();
+        let mut mqtt_sockets = mqtt.map(|port| port.sockets.into_iter()).into_iter().flatten();
         let mut threads = Vec::new();
         for (number, socket) in plain.sockets.into_iter().enumerate() {
             let runtime = tokio::runtime::Builder::new_current_thread()
@@ -152,12 +173,13 @@ impl Workers {
             let listeners = {
                 let _context = runtime.enter();
                 let plain = TcpListener::from_std(socket.into())?;
-                let tls = tls_sockets.next().map(|socket| TcpListener::from_std(socket.into())).transpose()?;
-                (plain, tls)
+                let listener = |socket: Option<Socket>| socket.map(|socket| TcpListener::from_std(socket.into())).transpose();
+                let (tls, mqtt) = (listener(tls_sockets.next())?, listener(mqtt_sockets.next())?);
+                [(Some(plain), Protocol::Http), (tls, Protocol::Https), (mqtt, Protocol::Mqtt)]
             };
             let front = Arc::clone(front);
             let work = move || {
-                runtime.block_on(work(front, listeners.0, listeners.1));
+                runtime.block_on(work(front, listeners));
                 // What still runs was given its time; a blocking call on a slow disk doesn't hold the process.
                 runtime.shutdown_background();
             };
@@ -179,15 +201,14 @@ impl Workers {
 const BLOCKING_THREADS_PER_WORKER_MAX: usize = 64;
 
 /// Accepts until the server stops, then gives the worker's connections their time to finish.
-async fn work(front: Arc<Front>, plain: TcpListener, tls: Option<TcpListener>) {
+async fn work(front: Arc<Front>, listeners: [(Option<TcpListener>, Protocol); 3]) {
     let open = Arc::new(OpenHere::default());
-    let accept_tls = async {
-        match tls {
-            Some(listener) => accept(&front, listener, true, &open).await,
-            None => front.stop.wait().await,
-        }
+    let accept_each = async |(listener, protocol): (Option<TcpListener>, Protocol)| match listener {
+        Some(listener) => accept(&front, listener, protocol, &open).await,
+        None => front.stop.wait().await,
     };
-    tokio::join!(accept(&front, plain, false, &open), accept_tls);
+    let [http, https, mqtt] = listeners.map(accept_each);
+    tokio::join!(http, https, mqtt);
     let stop_timeout = front.app.config.limits.stop_timeout;
     if tokio::time::timeout(stop_timeout, open.none_left()).await.is_err() {
         tracing::warn!(
@@ -197,7 +218,7 @@ async fn work(front: Arc<Front>, plain: TcpListener, tls: Option<TcpListener>) {
     }
 }
 
-async fn accept(front: &Arc<Front>, listener: TcpListener, tls: bool, open: &Arc<OpenHere>) {
+async fn accept(front: &Arc<Front>, listener: TcpListener, protocol: Protocol, open: &Arc<OpenHere>) {
     let mut stopped = std::pin::pin!(front.stop.wait());
     loop {
         // Cancel-safe: `accept` either hands a connection over or leaves it in the queue.
@@ -207,7 +228,7 @@ async fn accept(front: &Arc<Front>, listener: TcpListener, tls: bool, open: &Arc
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, address)) => admit(front, stream, Peer { address, tls }, open),
+            Ok((stream, address)) => admit(front, stream, address, protocol, open),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 // Out of files or memory: those that close give some back. Trying at once would only burn the processor.
@@ -224,10 +245,13 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
 }
 
-fn admit(front: &Arc<Front>, stream: TcpStream, peer: Peer, open: &Arc<OpenHere>) {
+fn admit(front: &Arc<Front>, stream: TcpStream, address: SocketAddr, protocol: Protocol, open: &Arc<OpenHere>) {
     let Some(place) = Place::take(front, open) else {
         front.app.metrics.connection_refused();
-        refuse(front, stream, peer);
+        // Others would have to be let in to be told.
+        if protocol == Protocol::Http {
+            refuse(front, stream);
+        }
         return;
     };
     // A reply is written whole; waiting for more to send with it only delays.
@@ -235,21 +259,58 @@ fn admit(front: &Arc<Front>, stream: TcpStream, peer: Peer, open: &Arc<OpenHere>
     let front = Arc::clone(front);
     tokio::spawn(async move {
         let _place = place;
-        if !peer.tls {
-            return connection::serve(front, stream, peer).await;
-        }
-        let Some(acceptor) = front.tls.as_ref().map(Tls::acceptor) else { return };
-        let handshake = tokio::time::timeout(front.app.config.limits.header_timeout, acceptor.accept(stream));
-        match handshake.await {
-            Ok(Ok(stream)) => connection::serve(front, stream, peer).await,
-            Ok(Err(error)) => {
-                front.app.metrics.handshake_failed();
-                tracing::debug!(peer = %peer.address, %error, "TLS handshake failed");
+        match protocol {
+            Protocol::Http => connection::serve(front, stream, Peer { address, tls: false }).await,
+            Protocol::Https => {
+                if let Some(stream) = shake_hands(&front, stream, address).await {
+                    connection::serve(front, stream, Peer { address, tls: true }).await;
+                }
             }
-            Err(_) => front.app.metrics.connection_timed_out(),
+            Protocol::Mqtt => serve_mqtt(front, stream, address).await,
         }
     });
 }
+
+async fn shake_hands(front: &Front, stream: TcpStream, address: SocketAddr) -> Option<TlsStream<TcpStream>> {
+    let acceptor = front.tls.as_ref().map(Tls::acceptor)?;
+    match tokio::time::timeout(front.app.config.limits.header_timeout, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => Some(stream),
+        Ok(Err(error)) => {
+            front.app.metrics.handshake_failed();
+            tracing::debug!(peer = %address, %error, "TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            front.app.metrics.connection_timed_out();
+            None
+        }
+    }
+}
+
+/// Plain and TLS come on one port: the first byte of a TLS handshake begins no MQTT connection.
+async fn serve_mqtt(front: Arc<Front>, stream: TcpStream, address: SocketAddr) {
+    const TLS_HANDSHAKE: u8 = 0x16;
+    // A client without a keep-alive of its own that is gone would stay for ever.
+    let _ = SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(MQTT_TCP_KEEPALIVE));
+    let mut first = [0];
+    match tokio::time::timeout(front.app.config.limits.header_timeout, stream.peek(&mut first)).await {
+        Ok(Ok(1..)) => {}
+        Ok(_) => return,
+        Err(_) => return front.app.metrics.connection_timed_out(),
+    }
+    let may_be_plain = front.tls.is_none() || front.app.config.mqtt.plain;
+    if first[0] == TLS_HANDSHAKE && front.tls.is_some() {
+        if let Some(stream) = shake_hands(&front, stream, address).await {
+            mqtt::connection::serve(front, stream, address).await;
+        }
+    } else if may_be_plain {
+        mqtt::connection::serve(front, stream, address).await;
+    } else {
+        front.app.metrics.mqtt("plain_refused");
+    }
+}
+
+const MQTT_TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// A connection's place among `connections_max`; given back when it is dropped.
 struct Place {
@@ -298,12 +359,10 @@ impl OpenHere {
     }
 }
 
-/// Tells a client that there is no place, if few are being told so just now; over TLS it would cost a handshake and is not done.
-fn refuse(front: &Arc<Front>, mut stream: TcpStream, peer: Peer) {
-    if peer.tls || front.refusals.fetch_add(1, Ordering::Relaxed) >= REFUSALS_MAX {
-        if !peer.tls {
-            front.refusals.fetch_sub(1, Ordering::Relaxed);
-        }
+/// Tells a client that there is no place, if few are being told so just now.
+fn refuse(front: &Arc<Front>, mut stream: TcpStream) {
+    if front.refusals.fetch_add(1, Ordering::Relaxed) >= REFUSALS_MAX {
+        front.refusals.fetch_sub(1, Ordering::Relaxed);
         return;
     }
     let front = Arc::clone(front);

@@ -1,6 +1,6 @@
 //! The front end over real sockets, with an engine that forgets.
 
-use super::listener::{Front, Port, Workers};
+use super::listener::{Front, Port, Ports, Workers};
 use crate::app::App;
 use crate::auth::{AdminToken, Auth};
 use crate::config::{Config, ServeArguments};
@@ -72,6 +72,7 @@ impl Server {
             enos: Default::default(),
             huawei: crate::dialect::huawei::Memory::new(&config.huawei),
             webhooks: Default::default(),
+            mqtt: Default::default(),
             fair_use: crate::dialect::common::fair_use::FairUse::new(&config.limits),
             public_url: format!("http://{address}"),
             engine,
@@ -80,7 +81,7 @@ impl Server {
             metrics: metrics(),
         };
         let front = Arc::new(Front::new(Arc::new(app), None));
-        let workers = Workers::start(&front, port, None).unwrap();
+        let workers = Workers::start(&front, Ports { plain: port, tls: None, mqtt: None }).unwrap();
         Self { front, workers, address, _folder: folder }
     }
 

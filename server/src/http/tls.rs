@@ -6,7 +6,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ServerSessionMemoryCache, WebPkiClientVerifier};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio_rustls::TlsAcceptor;
@@ -26,7 +26,7 @@ pub enum TlsError {
     Empty { path: PathBuf, expected: &'static str },
     #[error("the certificate in {} and the key in {} can't be used: {message}; give a chain with its own key", certificate.display(), key.display())]
     Pair { certificate: PathBuf, key: PathBuf, message: String },
-    #[error("the certificates in {} can't be used to check clients: {message}; give those of the authority", path.display())]
+    #[error("the certificates in {} can't be used to check whom they should: {message}; give those of the authority", path.display())]
     ClientCa { path: PathBuf, message: String },
     #[error("TLS can't be set up: {message}")]
     Setup { message: String },
@@ -87,6 +87,31 @@ fn load(config: &TlsConfig) -> Result<ServerConfig, TlsError> {
     Ok(server)
 }
 
+/// What a client trusts: the authorities in the file, or those that the system trusts.
+pub(crate) fn client_config(ca: Option<&Path>) -> Result<ClientConfig, TlsError> {
+    let setup = |error: rustls::Error| TlsError::Setup { message: error.to_string() };
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(path) => {
+            for certificate in certificates(path)? {
+                let refuse = |error: rustls::Error| TlsError::ClientCa { path: path.to_owned(), message: error.to_string() };
+                roots.add(certificate).map_err(refuse)?;
+            }
+        }
+        None => {
+            let native = rustls_native_certs::load_native_certs();
+            let (_, unusable) = roots.add_parsable_certificates(native.certs);
+            if roots.is_empty() {
+                let message = format!("the system has no authorities ({unusable} unusable); name a file of them");
+                return Err(TlsError::Setup { message });
+            }
+        }
+    }
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(setup)?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let unreadable =
         |error: pem::Error| TlsError::File { path: path.to_owned(), expected: "a certificate chain", message: error.to_string() };
@@ -109,7 +134,7 @@ mod tests {
             path
         };
         TlsConfig {
-            listen: std::net::SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: None,
             certificate: write("cert", signed.cert.pem()),
             key: write("key", signed.signing_key.serialize_pem()),
             client_ca: None,

@@ -4,17 +4,16 @@ use super::client::Client;
 use super::{Format, Message};
 use crate::app::App;
 use crate::dialect::common::hexadecimal::to_hexadecimal;
+use crate::event_reader::EventReader;
 use ::http::header::HeaderName;
 use ::http::{HeaderValue, Uri};
 use aws_lc_rs::hmac;
 use sluicegate::model::{Event, Subscription};
-use sluicegate::{Error, EventPage, State};
+use sluicegate::{Error, State};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Events read at once.
-const PAGE_EVENTS_MAX: usize = 256;
 /// How far a delivery is, is written down at most this often.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// Events that made no message are skipped over at most this many times after a restart.
@@ -60,12 +59,17 @@ impl Delivery {
 
     /// Until it is aborted, or the engine closes.
     pub(super) async fn run(mut self) {
-        let mut newest = self.app.engine.event_sequence();
         let mut position = self.subscription.position;
+        let mut events = EventReader::new(&self.app.engine, position.saturating_add(1));
         loop {
-            // Marked as seen before the page is read, so that an event between the two wakes us.
-            newest.borrow_and_update();
-            let page = match self.page(position).await {
+            let page = tokio::select! {
+                page = events.next() => page,
+                () = sleep_until(self.saved_at + SAVE_EVERY), if self.is_worth_saving(position) => {
+                    self.save(position).await;
+                    continue;
+                }
+            };
+            let page = match page {
                 Ok(page) => page,
                 Err(Error::Closed) => return,
                 Err(error) => {
@@ -74,13 +78,6 @@ impl Delivery {
                     continue;
                 }
             };
-            if page.events.is_empty() {
-                tokio::select! {
-                    changed = newest.changed() => if changed.is_err() { return },
-                    () = sleep_until(self.saved_at + SAVE_EVERY), if self.is_worth_saving(position) => self.save(position).await,
-                }
-                continue;
-            }
             let own = |event: &&Arc<Event>| event.organization == self.subscription.organization;
             let events: Vec<&Event> = page.events.iter().filter(own).map(|event| &**event).collect();
             if events.is_empty() {
@@ -109,12 +106,6 @@ impl Delivery {
     /// Events that made no message are read again quickly, so they alone are seldom worth a write.
     fn is_worth_saving(&self, position: u64) -> bool {
         position > self.saved && (self.delivered || position - self.saved >= UNSENT_EVENTS_MAX)
-    }
-
-    async fn page(&self, position: u64) -> Result<EventPage, Error> {
-        let engine = self.app.engine.clone();
-        let from = position.saturating_add(1);
-        tokio::task::spawn_blocking(move || engine.events(from, PAGE_EVENTS_MAX)).await.map_err(|_| Error::Closed)?
     }
 
     /// Returns once the receiver has it, or it was given up. `before`: what was delivered so far, to be written down before a long

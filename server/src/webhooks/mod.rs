@@ -135,7 +135,8 @@ fn adjust(
         stays
     });
     for row in wanted {
-        if running.contains_key(&row.id) {
+        // Those are told over MQTT, by whoever speaks it.
+        if running.contains_key(&row.id) || &*row.format == crate::mqtt::SESSION_FORMAT {
             continue;
         }
         let Some(format) = formats.iter().copied().find(|format| format.name() == &*row.format) else {

@@ -1,6 +1,8 @@
 //! JSON bodies into values, and what was wrong with one in a sentence.
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 /// Reads `text` as a JSON object of this shape; on failure: `field a.b: expected …, got …`.
 ///
@@ -15,12 +17,26 @@ pub fn from_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, String> {
             return Err(format!("the body is not JSON: {error}"));
         }
         let mut deserializer = serde_json::Deserializer::from_slice(text);
-        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
-            let path = error.path().to_string();
-            let message = reword(&error.inner().to_string());
-            if path == "." { message } else { format!("field {path}: {message}") }
-        })
+        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| at_path(&error))
     })
+}
+
+/// Reads a value that is parsed already, and must be an object, as this shape; told as [`from_json`] tells it.
+pub fn from_value<'de, T: Deserialize<'de>>(value: &'de Value) -> Result<T, String> {
+    match value {
+        Value::Object(_) => serde_path_to_error::deserialize(value).map_err(|error| at_path(&error)),
+        Value::Null => Err("expected an object, got null".to_owned()),
+        Value::Bool(_) => Err("expected an object, got a boolean".to_owned()),
+        Value::Number(_) => Err("expected an object, got a number".to_owned()),
+        Value::String(_) => Err("expected an object, got a text".to_owned()),
+        Value::Array(_) => Err("expected an object, got an array".to_owned()),
+    }
+}
+
+fn at_path(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    let path = error.path().to_string();
+    let message = reword(&error.inner().to_string());
+    if path == "." { message } else { format!("field {path}: {message}") }
 }
 
 /// serde says `invalid type: string "x", expected u32 at line 1 column 9`; we say `expected u32, got string "x"`.
@@ -36,7 +52,7 @@ fn reword(message: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde::Deserialize;
+    use serde_json::json;
 
     #[derive(Debug, Deserialize)]
     struct Outer {
@@ -64,6 +80,20 @@ mod tests {
         ] {
             let got = from_json::<Outer>(text.as_bytes()).unwrap_err();
             assert!(got.starts_with(message), "{text}: {got}");
+        }
+    }
+
+    #[test]
+    fn a_fault_in_a_value_is_told_as_that_in_a_text() {
+        for (value, message) in [
+            (json!({ "inner": [{ "count": "x" }] }), "field inner[0].count: expected u32, got string \"x\""),
+            (json!({}), "missing field `inner`"),
+            (json!([[]]), "expected an object, got an array"),
+            (json!(null), "expected an object, got null"),
+            (json!("x"), "expected an object, got a text"),
+        ] {
+            let got = from_value::<Outer>(&value).unwrap_err();
+            assert_eq!(got, message, "{value}");
         }
     }
 }

@@ -51,6 +51,7 @@ pub(super) async fn subscribe(app: &App, request: Request) -> Answer {
         id: call.subscription_id(notification.notify_type),
         organization: Arc::clone(&call.organization),
         url: url.into(),
+        filters: Vec::new(),
         format: format.name().into(),
         app: call.app_id(),
         // The platform's applications know no signature.

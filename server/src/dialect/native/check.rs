@@ -1,7 +1,7 @@
 //! A device asks what to do, and tells how it goes.
 
 use super::decode::{self, CheckBody, ReportBody};
-use super::encode::{OfferShown, url_of};
+use super::encode::OfferShown;
 use super::failure::Failure;
 use super::{Answer, access};
 use crate::app::App;
@@ -42,7 +42,7 @@ pub(super) async fn check(app: &App, request: Request) -> Answer {
         Decision::NoTask => nothing("no_task", NOTHING_RETRY_AFTER_S),
         Decision::Wait(wait) => nothing(wait.reason.name(), wait.retry_after_s.max(1)),
         Decision::Offer(offer) => {
-            let url = url_of(app, &offer.task.row().artifact, offer.id, now);
+            let url = app.artifact_url(&offer.task.row().artifact, offer.id, now);
             offered(&offer, &url)
         }
     })

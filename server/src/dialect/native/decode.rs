@@ -173,6 +173,7 @@ impl DeviceBody {
                 manufacturer: self.manufacturer,
                 device_type: self.device_type,
                 gateway: self.gateway,
+                secret_encrypted: None,
             },
         }
     }

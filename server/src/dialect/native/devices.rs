@@ -7,7 +7,10 @@ use super::page::{Kind, Wanted, page};
 use super::{Answer, access, body_of};
 use crate::app::App;
 use crate::http::{Query, Request, empty, json};
+use crate::mqtt;
+use crate::secrets;
 use ::http::StatusCode;
+use serde::{Deserialize, Serialize};
 use sluicegate::model::DeviceNumber;
 use sluicegate::{DeviceRef, Entity, Error, State};
 
@@ -63,5 +66,55 @@ pub(super) async fn delete(app: &App, request: Request, product_id: &str, device
     let organization = access::organization(app, &caller, &Query::parse(request.uri().query())?)?;
     let device = DeviceRef { organization: &organization, product_id, device_id };
     app.engine.delete_device(device.to_owned(), now).await?;
+    Ok(empty(StatusCode::NO_CONTENT))
+}
+
+/// `PUT …/secret`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SecretBody {
+    /// What the device signs with already; absent: one is made.
+    secret: Option<String>,
+}
+
+#[derive(Serialize)]
+struct SecretShown<'a> {
+    /// Shown once.
+    secret: &'a str,
+}
+
+const SECRET_BYTES: std::ops::RangeInclusive<usize> = 1..=256;
+
+/// What a device signs its logins over MQTT with. Replaces the one before.
+pub(super) async fn put_secret(app: &App, request: Request, product_id: &str, device_id: &str) -> Answer {
+    let now = app.now();
+    let caller = access::operator_of_device(app, request.headers(), now, product_id, device_id)?;
+    let query = request.uri().query().map(str::to_owned);
+    let organization = access::organization(app, &caller, &Query::parse(query.as_deref())?)?;
+    let (_, body) = body_of(app, request).await?;
+    let SecretBody { secret } = decode::parse_or_empty(&body)?;
+    if let Some(secret) = secret.as_ref().filter(|secret| !SECRET_BYTES.contains(&secret.len())) {
+        return Err(Failure::invalid(format!("secret has {} bytes; give 1 to 256, or leave it out", secret.len())));
+    }
+    let device = DeviceRef { organization: &organization, product_id, device_id }.to_owned();
+    let make = || {
+        let secret = secret.map_or_else(secrets::random_text, Ok)?;
+        let encrypted = app.secrets.encrypt(&mqtt::login::secret_name(&device), secret.as_bytes())?;
+        Ok::<_, secrets::SecretError>((secret, encrypted))
+    };
+    let (secret, encrypted) = make().map_err(|error| {
+        tracing::error!(%error, "no secret could be made");
+        Error::Overloaded
+    })?;
+    app.engine.put_device_secret(device.clone(), Some(encrypted), now).await?;
+    Ok(json(StatusCode::OK, &SecretShown { secret: &secret }))
+}
+
+pub(super) async fn delete_secret(app: &App, request: Request, product_id: &str, device_id: &str) -> Answer {
+    let now = app.now();
+    let caller = access::operator_of_device(app, request.headers(), now, product_id, device_id)?;
+    let organization = access::organization(app, &caller, &Query::parse(request.uri().query())?)?;
+    let device = DeviceRef { organization: &organization, product_id, device_id };
+    app.engine.put_device_secret(device.to_owned(), None, now).await?;
     Ok(empty(StatusCode::NO_CONTENT))
 }

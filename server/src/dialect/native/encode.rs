@@ -1,12 +1,11 @@
 //! The engine's rows → JSON. Every time is RFC 3339 in UTC with milliseconds; digests are lower-case hexadecimal.
 
-use crate::app::App;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use sluicegate::model::{
-    Artifact, Component, Device, Event, FileType, Firmware, FirmwareId, Image, Product, StateCounts, Task, TaskId, Timestamp,
-    Upgrade, UpgradeId, UpgradeState, Verification,
+    Component, Device, Event, FileType, Firmware, FirmwareId, Image, Product, StateCounts, Task, TaskId, Timestamp, Upgrade,
+    UpgradeId, UpgradeState, Verification,
 };
 use sluicegate::{DeviceInfo, Offer};
 use std::collections::BTreeMap;
@@ -348,14 +347,6 @@ impl<'a> OfferShown<'a> {
             sha256: task.artifact.sha256.as_deref(),
             deadline: offer.deadline.map(Time),
         }
-    }
-}
-
-/// Where a device fetches from: a signed link to an image of ours, or the file's own URL as it was given.
-pub(super) fn url_of(app: &App, artifact: &Artifact, upgrade: Option<UpgradeId>, now: Timestamp) -> String {
-    match artifact.image {
-        Some(image) => app.image_link(image, upgrade, now),
-        None => artifact.url.as_deref().unwrap_or_default().to_owned(),
     }
 }
 

@@ -13,11 +13,11 @@ use super::failure::{Failure, shortened};
 use super::{Answer, access};
 use crate::app::App;
 use crate::auth::Caller;
+use crate::event_reader::EventReader;
 use crate::http::{Body, Query, Request};
 use ::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use ::http::{HeaderMap, HeaderValue, Response};
 use bytes::Bytes;
-use sluicegate::Error;
 use sluicegate::model::{Event, Role, TokenId};
 use std::io::Write as _;
 use std::sync::Arc;
@@ -26,8 +26,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
-/// Some 64 KiB of text.
-const PAGE_EVENTS_MAX: usize = 256;
 /// Proxies cut a connection that is silent; most wait for 30 seconds or more.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Pages that wait for the client.
@@ -114,28 +112,33 @@ impl Drop for Slot {
     }
 }
 
-async fn send(app: Arc<App>, filter: Filter, token: Option<TokenId>, mut from: u64, sender: mpsc::Sender<Bytes>, _slot: Slot) {
-    let mut newest = app.engine.event_sequence();
+async fn send(app: Arc<App>, filter: Filter, token: Option<TokenId>, from: u64, sender: mpsc::Sender<Bytes>, _slot: Slot) {
+    let mut events = EventReader::new(&app.engine, from);
     // The head goes out with the first bytes, and the client should know at once that it is connected.
     if sender.send(Bytes::from_static(b"retry: 2000\n: connected\n\n")).await.is_err() {
         return;
     }
     let mut heartbeat_due = Instant::now() + HEARTBEAT;
     loop {
-        // Marked as seen before the page is read, so that an event between the two wakes us.
-        newest.borrow_and_update();
-        let page = match page(&app, from).await {
+        // All three may be dropped and waited for anew without losing anything.
+        let page = tokio::select! {
+            page = events.next() => Some(page),
+            () = sleep_until(heartbeat_due) => None,
+            () = sender.closed() => return,
+        };
+        let page = match page.transpose() {
             Ok(page) => page,
             Err(error) => {
-                tracing::warn!(%error, from, "an event stream ended: the events could not be read");
+                tracing::warn!(%error, "an event stream ended: the events could not be read");
                 return;
             }
         };
         // After the page was read, so that nothing that happened after a revocation goes out.
-        if !still_holds(&app, token) {
+        if !app.auth.still_holds(token, app.now()) {
             return;
         }
-        let mut text = text_of(page.events.iter().filter(|event| filter.passes(event)));
+        let own = page.iter().flat_map(|page| &page.events).filter(|event| filter.passes(event));
+        let mut text = text_of(own);
         // Also where events came and none was for this client: to it, and to what stands between, the connection is silent.
         if text.is_empty() && Instant::now() >= heartbeat_due {
             text = Bytes::from_static(b": heartbeat\n\n");
@@ -146,29 +149,7 @@ async fn send(app: Arc<App>, filter: Filter, token: Option<TokenId>, mut from: u
             }
             heartbeat_due = Instant::now() + HEARTBEAT;
         }
-        if page.events.is_empty() {
-            tokio::select! {
-                // All three may be dropped and waited for anew without losing anything.
-                changed = newest.changed() => if changed.is_err() { return },
-                () = sleep_until(heartbeat_due) => {}
-                () = sender.closed() => return,
-            }
-        } else if sender.is_closed() {
-            return;
-        } else {
-            from = page.next;
-        }
     }
-}
-
-/// Whether the caller would still be let in. The administrator's own token is no row, and stays as long as the process.
-fn still_holds(app: &App, token: Option<TokenId>) -> bool {
-    token.is_none_or(|id| app.engine.token(id).is_some_and(|token| token.expires_at > app.now()))
-}
-
-async fn page(app: &App, from: u64) -> Result<sluicegate::EventPage, Error> {
-    let engine = app.engine.clone();
-    tokio::task::spawn_blocking(move || engine.events(from, PAGE_EVENTS_MAX)).await.map_err(|_| Error::Closed)?
 }
 
 fn text_of<'a>(events: impl Iterator<Item = &'a Arc<Event>>) -> Bytes {

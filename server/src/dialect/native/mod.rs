@@ -42,8 +42,20 @@ use ::http::Method;
 use ::http::request::Parts;
 use bytes::Bytes;
 use failure::Failure;
+use sluicegate::model::Event;
 use std::sync::Arc;
 pub use subscriptions::EventFormat;
+
+/// An event's data, as `GET /events` shows it.
+pub(crate) fn event_json(event: &Event) -> Bytes {
+    match serde_json::to_vec(&encode::EventShown(event)) {
+        Ok(text) => text.into(),
+        Err(error) => {
+            tracing::error!(%error, sequence = event.sequence, "an event could not be written as JSON");
+            Bytes::from_static(b"{}")
+        }
+    }
+}
 
 type Answer = Result<Reply, Failure>;
 
@@ -100,6 +112,11 @@ async fn route_call(app: &Arc<App>, request: Request, path: &[&str]) -> Answer {
             "PUT" => devices::put(app, request, product, device).await,
             "DELETE" => devices::delete(app, request, product, device).await,
             _ => wrong_method("GET, HEAD, PUT, DELETE"),
+        },
+        ["products", product, "devices", device, "secret"] => match method {
+            "PUT" => devices::put_secret(app, request, product, device).await,
+            "DELETE" => devices::delete_secret(app, request, product, device).await,
+            _ => wrong_method("PUT, DELETE"),
         },
         ["products", product, "devices", device, "explanation"] => match method {
             "GET" => explanation::get(app, request, product, device).await,

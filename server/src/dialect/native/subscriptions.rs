@@ -18,8 +18,6 @@ use sluicegate::{Error, State};
 #[derive(Debug)]
 pub struct EventFormat;
 
-const FORMAT: &str = "native";
-
 #[derive(Serialize)]
 struct EventsShown<'a> {
     events: Vec<EventShown<'a>>,
@@ -27,7 +25,7 @@ struct EventsShown<'a> {
 
 impl Format for EventFormat {
     fn name(&self) -> &'static str {
-        FORMAT
+        FormatWanted::Native.name()
     }
 
     fn messages(&self, _: &State, _: &Subscription, events: &[&Event]) -> Vec<Message> {
@@ -57,6 +55,38 @@ struct SubscriptionBody {
     from: Option<u64>,
     /// What messages are signed with; absent: one is made.
     secret: Option<String>,
+    /// In whose words messages are written; absent: in those of this front end.
+    format: Option<FormatWanted>,
+}
+
+/// The formats that need no more than a URL. Those of a platform that has a call of its own for subscribing are asked for there.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(try_from = "String")]
+enum FormatWanted {
+    Native,
+    Xlink,
+}
+
+impl FormatWanted {
+    const ALL: [Self; 2] = [Self::Native, Self::Xlink];
+
+    /// As in the subscription's row.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Xlink => "xlink",
+        }
+    }
+}
+
+impl TryFrom<String> for FormatWanted {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let [native, xlink] = Self::ALL.map(Self::name);
+        let unknown = || format!("nobody writes {text:?} here; give {native:?} or {xlink:?}");
+        Self::ALL.into_iter().find(|format| format.name() == text).ok_or_else(unknown)
+    }
 }
 
 #[derive(Serialize)]
@@ -87,7 +117,7 @@ pub(super) async fn create(app: &App, request: Request) -> Answer {
     let query = request.uri().query().map(str::to_owned);
     let organization = access::organization(app, &caller, &Query::parse(query.as_deref())?)?;
     let (_, body) = body_of(app, request).await?;
-    let SubscriptionBody { url, from, secret } = decode::parse(&body)?;
+    let SubscriptionBody { url, from, secret, format } = decode::parse(&body)?;
     app.config.webhooks.allowed.check(&url).map_err(|error| Failure::invalid(format!("url can't be called: {error}")))?;
     if let Some(secret) = secret.as_ref().filter(|secret| !SECRET_CHARS.contains(&secret.len())) {
         return Err(Failure::invalid(format!("secret has {} characters; give 16 to 256, or leave it out", secret.len())));
@@ -111,7 +141,8 @@ pub(super) async fn create(app: &App, request: Request) -> Answer {
         id: id.into(),
         organization,
         url: url.into(),
-        format: FORMAT.into(),
+        filters: Vec::new(),
+        format: format.unwrap_or(FormatWanted::Native).name().into(),
         // An application's subscription ends with it.
         app: caller.app.clone(),
         secret_encrypted: Some(secret_encrypted),
@@ -148,4 +179,17 @@ pub(super) async fn delete(app: &App, request: Request, id: &str) -> Answer {
     app.engine.delete_subscription(&organization, id, now).await?;
     app.webhooks.changed();
     Ok(empty(StatusCode::NO_CONTENT))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_that_is_taken_is_written_by_somebody() {
+        for format in FormatWanted::ALL.map(FormatWanted::name) {
+            assert_eq!(FormatWanted::try_from(format.to_owned()).unwrap().name(), format);
+            assert!(crate::dialect::EVENT_FORMATS.iter().any(|written| written.name() == format), "{format}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use super::firmware;
 use super::outlook::LiveShown;
 use super::policy_json::{RateBody, RetryBody, ScheduleBody, ScheduleShown, ThresholdBody, TimeoutFromWord, WaveBody};
 use super::whole::{ComponentType, Whole};
+use crate::dialect::common::FIRMWARE_UPGRADE_TYPE;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sluicegate::model::{AssetTree, FirmwareId, Policy, Schedule, Scope, Selector, TaskId, TaskKind, TaskMode, TimeoutFrom};
@@ -45,6 +46,8 @@ pub(super) struct TaskBody {
     confirmation: Option<bool>,
     version_decides: Option<bool>,
     repeat_after_success: Option<bool>,
+    /// What gateways are told of it: 2 is a consistency upgrade, 3 a normal one.
+    firmware_upgrade_type: Option<Whole<u8>>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
@@ -132,6 +135,11 @@ struct AssetTreeBody {
 impl TaskBody {
     pub(super) fn into_new(self, organization: &str) -> Result<NewTask, Failure> {
         let snapshot = matches!(self.policy, Some(PolicyWord::Snapshot));
+        let upgrade_type = self.firmware_upgrade_type.map(|number| number.0);
+        if let Some(other) = upgrade_type.filter(|number| !(2..=4).contains(number)) {
+            let message = format!("firmware_upgrade_type is {other}; give 2 (consistency), 3 (normal) or 4 (payload)");
+            return Err(Failure::invalid(message));
+        }
         let selector = self.scope.map_or(Ok(Selector::Total), ScopeBody::selector)?;
         Ok(NewTask {
             organization: organization.to_owned(),
@@ -169,7 +177,7 @@ impl TaskBody {
             // A verify task and the upgrade that follows it, or one task per part of the fleet, start from the same version.
             unique_start: false,
             start: false,
-            annotations: BTreeMap::new(),
+            annotations: upgrade_type.map(|number| (FIRMWARE_UPGRADE_TYPE.into(), number.to_string().into())).into_iter().collect(),
         })
     }
 }
@@ -242,6 +250,7 @@ pub(super) struct TaskShown<'a> {
     confirmation: bool,
     version_decides: bool,
     repeat_after_success: bool,
+    firmware_upgrade_type: Option<u8>,
     status: &'static str,
     approved: bool,
     canceled: bool,
@@ -315,6 +324,7 @@ impl<'a> TaskShown<'a> {
             confirmation: task.policy.confirmation,
             version_decides: task.policy.version_decides,
             repeat_after_success: task.policy.repeat_after_success,
+            firmware_upgrade_type: task.annotations.get(FIRMWARE_UPGRADE_TYPE).and_then(|number| number.parse().ok()),
             status: task.status.name(),
             approved: task.approved,
             canceled: task.canceled,

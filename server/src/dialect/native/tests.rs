@@ -55,6 +55,7 @@ fn the_description_has_every_call() {
         ("/api/v1/products/{product_id}", &["get", "put", "delete"]),
         ("/api/v1/products/{product_id}/devices", &["get"]),
         ("/api/v1/products/{product_id}/devices/{device_id}", &["get", "put", "delete"]),
+        ("/api/v1/products/{product_id}/devices/{device_id}/secret", &["put", "delete"]),
         ("/api/v1/products/{product_id}/devices/{device_id}/explanation", &["get"]),
         ("/api/v1/devices", &["post"]),
         ("/api/v1/images", &["post"]),

@@ -1,0 +1,343 @@
+//! What one gateway, or one device of its own, is being sent: one message at a time, sent again until it is answered or given up.
+//!
+//! A pure schedule: offers and the time in, what to do next out. What it knows is lost with the connection, and made good at the next
+//! one from what the engine says is offered: an upgrade that is offered and not begun is sent again.
+
+use sluicegate::model::UpgradeId;
+use sluicegate::model::UpgradeState;
+use sluicegate::{DeviceName, HeldOffer};
+use std::time::{Duration, Instant};
+
+/// How a platform's devices are sent their upgrades.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Manner {
+    /// How long an answer may take, and how often a message is sent; `None` where devices needn't answer.
+    pub(crate) answered: Option<Patience>,
+    /// How many upgrades one message may hold.
+    pub(crate) together_max: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Patience {
+    pub(crate) wait: Duration,
+    pub(crate) sends_max: u32,
+}
+
+/// An upgrade that a message was about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sent {
+    pub(crate) device: DeviceName,
+    pub(crate) upgrade: UpgradeId,
+}
+
+/// What to do now.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Send(Vec<HeldOffer>),
+    /// Nobody has answered: these attempts have timed out.
+    GiveUp(Vec<Sent>),
+    /// Nothing, until something happens or this time comes.
+    Rest(Option<Instant>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Courier {
+    manner: Manner,
+    in_flight: Option<InFlight>,
+    has_looked: bool,
+    /// The device has asked, and nothing was sent since.
+    is_asked: bool,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    sent: Vec<Sent>,
+    sends: u32,
+    sent_at: Instant,
+    is_answered: bool,
+}
+
+impl Courier {
+    pub(crate) const fn new(manner: Manner) -> Self {
+        Self { manner, in_flight: None, has_looked: false, is_asked: false }
+    }
+
+    /// `offers`: everything that is offered behind this gateway, in the order of the offers. `name`: of an offer's device.
+    pub(crate) fn step(&mut self, offers: &[HeldOffer], name: impl Fn(&HeldOffer) -> Option<DeviceName>, now: Instant) -> Step {
+        self.has_looked = true;
+        self.note_what_ended(offers);
+        let sent = |held: &HeldOffer| Some(Sent { device: name(held)?, upgrade: held.offer.id? });
+        if let Some(in_flight) = &mut self.in_flight {
+            let has_begun = |held: &&HeldOffer| held.upgrade.state != UpgradeState::Offered;
+            let own = |held: &&HeldOffer| in_flight.sent.iter().any(|sent| Some(sent.upgrade) == held.offer.id);
+            if offers.iter().filter(own).any(|held| has_begun(&held)) {
+                in_flight.is_answered = true;
+            }
+            let Some(patience) = self.manner.answered.filter(|_| !in_flight.is_answered) else { return Step::Rest(None) };
+            let due = in_flight.sent_at + patience.wait;
+            if now < due {
+                return Step::Rest(Some(due));
+            }
+            if in_flight.sends >= patience.sends_max {
+                return Step::GiveUp(self.in_flight.take().map(|in_flight| in_flight.sent).unwrap_or_default());
+            }
+            in_flight.sends += 1;
+            in_flight.sent_at = now;
+            let again = offers.iter().filter(|held| in_flight.sent.iter().any(|sent| Some(sent.upgrade) == held.offer.id));
+            return Step::Send(again.cloned().collect());
+        }
+        // What runs already was sent before this connection.
+        let running: Vec<Sent> =
+            offers.iter().filter(|held| held.upgrade.state != UpgradeState::Offered).filter_map(sent).collect();
+        if !running.is_empty() && !std::mem::take(&mut self.is_asked) {
+            self.in_flight = Some(InFlight { sent: running, sends: 1, sent_at: now, is_answered: true });
+            return Step::Rest(None);
+        }
+        let next: Vec<HeldOffer> = offers.iter().take(self.manner.together_max).cloned().collect();
+        let sent: Vec<Sent> = next.iter().filter_map(sent).collect();
+        if sent.is_empty() {
+            return Step::Rest(None);
+        }
+        self.is_asked = false;
+        let is_answered = self.manner.answered.is_none();
+        self.in_flight = Some(InFlight { sent, sends: 1, sent_at: now, is_answered });
+        Step::Send(next)
+    }
+
+    fn note_what_ended(&mut self, offers: &[HeldOffer]) {
+        let Some(in_flight) = &mut self.in_flight else { return };
+        in_flight.sent.retain(|sent| offers.iter().any(|held| held.offer.id == Some(sent.upgrade)));
+        if in_flight.sent.is_empty() {
+            self.in_flight = None;
+        }
+    }
+
+    /// The message has arrived; it is not sent again.
+    pub(crate) fn answered(&mut self) {
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.is_answered = true;
+        }
+    }
+
+    /// A connection that was gone is there again: what nobody has answered may never have been heard, and is sent as if for the first time.
+    pub(crate) fn connected_again(&mut self) {
+        let needs_no_answer = self.manner.answered.is_none();
+        if self.in_flight.as_ref().is_some_and(|in_flight| needs_no_answer || !in_flight.is_answered) {
+            self.in_flight = None;
+        }
+    }
+
+    /// The device asks for what it was sent, whether or not it has begun.
+    pub(crate) fn send_again(&mut self) {
+        self.in_flight = None;
+        self.is_asked = true;
+    }
+
+    /// What was to be sent could not be handed over.
+    pub(crate) fn not_sent(&mut self) {
+        self.in_flight = None;
+    }
+
+    /// The upgrades that an answer or progress is about: those of the message that it names, else those in flight. Empty where it
+    /// names an earlier attempt of theirs. `None` where nothing is in flight, as far as is known here.
+    pub(crate) fn concerned(&self, business_id: &str, newest_event: u64) -> Option<Vec<Sent>> {
+        let in_flight = self.in_flight.as_ref()?;
+        let is_stale = is_other_attempt(business_id, &in_flight.sent, newest_event);
+        Some(if is_stale { Vec::new() } else { in_flight.sent.clone() })
+    }
+
+    /// Whether what is offered was looked at; before, something may be in flight that was sent over an earlier connection.
+    pub(crate) const fn has_looked(&self) -> bool {
+        self.has_looked
+    }
+}
+
+/// Whether a business id is one of ours, and names none of these attempts. What merely looks like one of ours names an offer that never
+/// was.
+pub(super) fn is_other_attempt(business_id: &str, sent: &[Sent], newest_event: u64) -> bool {
+    let named = business_id.parse::<UpgradeId>().ok().filter(|named| (1..=newest_event).contains(&named.offer));
+    named.is_some_and(|named| sent.iter().all(|sent| sent.upgrade != named))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sluicegate::model::*;
+    use sluicegate::{Check, CheckRules, Connect, DeviceRef, Engine, NewTask, Options, TaskTarget};
+    use std::sync::Arc;
+
+    /// A gateway with two devices behind it, on a real engine.
+    struct Behind {
+        engine: Engine,
+        now: Timestamp,
+        _folder: tempfile::TempDir,
+    }
+
+    fn name(device_id: &str) -> DeviceName {
+        DeviceRef { organization: "o", product_id: "p", device_id }.to_owned()
+    }
+
+    impl Behind {
+        fn new(devices: &[&str]) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let engine = Engine::open(Options::new(folder.path())).unwrap();
+            let now = Timestamp::from_seconds(1_800_000_000);
+            for device in devices {
+                engine.note_version(name(device).as_ref(), Component::MAIN, "1", true, now).wait().unwrap();
+            }
+            let attached = devices[1..].iter().map(|device| Arc::from(*device)).collect();
+            engine
+                .connect(
+                    Connect {
+                        gateway: name(devices[0]),
+                        attached,
+                        epoch: 1,
+                        component: Component::MAIN,
+                        together_max: 2,
+                        register: true,
+                    },
+                    now,
+                )
+                .wait()
+                .unwrap();
+            let artifact = Artifact { url: Some("http://x/f".into()), size: 1, md5: "m".into(), ..Artifact::default() };
+            let target = TaskTarget::Artifact { version: "2".into(), artifact };
+            let new = NewTask { start: true, ..NewTask::new("o", "p", vec!["1".into()], target) };
+            engine.create_task(new, false, now).wait().unwrap();
+            Self { engine, now, _folder: folder }
+        }
+
+        fn offers(&self) -> Vec<HeldOffer> {
+            self.engine.read_blocking(|state| state.offers_behind(name("dock").as_ref())).unwrap()
+        }
+
+        fn report(&self, held: &HeldOffer, state: ReportedState) {
+            let report = sluicegate::Report {
+                device: name(&held.device.id),
+                upgrade: held.offer.id.unwrap(),
+                state,
+                percent: None,
+                detail: None,
+                code: None,
+            };
+            self.engine.report(report, self.now).wait().unwrap();
+        }
+    }
+
+    const PATIENT: Manner = Manner { answered: Some(Patience { wait: Duration::from_secs(3), sends_max: 3 }), together_max: 2 };
+
+    fn step(courier: &mut Courier, behind: &Behind, now: Instant) -> Step {
+        courier.step(&behind.offers(), |held| Some(name(&held.device.id)), now)
+    }
+
+    fn sent(step: Step) -> Vec<String> {
+        let Step::Send(offers) = step else { panic!("{step:?}") };
+        offers.iter().map(|held| held.device.id.to_string()).collect()
+    }
+
+    #[test]
+    fn what_nobody_answers_is_sent_three_times_and_then_given_up() {
+        let behind = Behind::new(&["dock", "drone"]);
+        let mut courier = Courier::new(PATIENT);
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(sent(step(&mut courier, &behind, start)), ["dock", "drone"]);
+        assert!(matches!(step(&mut courier, &behind, after(2)), Step::Rest(Some(due)) if due == after(3)));
+        assert_eq!(sent(step(&mut courier, &behind, after(3))), ["dock", "drone"]);
+        assert_eq!(sent(step(&mut courier, &behind, after(6))), ["dock", "drone"]);
+        let Step::GiveUp(upgrades) = step(&mut courier, &behind, after(9)) else { panic!("it should be given up") };
+        assert_eq!(upgrades.len(), 2);
+    }
+
+    #[test]
+    fn what_nobody_could_answer_while_the_connection_was_gone_is_sent_as_if_for_the_first_time() {
+        let behind = Behind::new(&["dock"]);
+        let mut courier = Courier::new(PATIENT);
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        for sends in 0..3 {
+            sent(step(&mut courier, &behind, after(sends * 3)));
+        }
+        courier.connected_again();
+        for sends in 0..3 {
+            sent(step(&mut courier, &behind, after(60 + sends * 3)));
+        }
+        assert!(matches!(step(&mut courier, &behind, after(69)), Step::GiveUp(_)));
+        // What was answered runs, whatever the connection does.
+        sent(step(&mut courier, &behind, after(70)));
+        courier.answered();
+        courier.connected_again();
+        assert!(matches!(step(&mut courier, &behind, after(130)), Step::Rest(None)));
+    }
+
+    #[test]
+    fn an_answer_or_progress_ends_the_sending() {
+        let behind = Behind::new(&["dock"]);
+        let start = Instant::now();
+        let mut answered = Courier::new(PATIENT);
+        sent(step(&mut answered, &behind, start));
+        answered.answered();
+        assert!(matches!(step(&mut answered, &behind, start + Duration::from_secs(60)), Step::Rest(None)));
+
+        let mut running = Courier::new(PATIENT);
+        sent(step(&mut running, &behind, start));
+        behind.report(&behind.offers()[0], ReportedState::Downloading);
+        assert!(matches!(step(&mut running, &behind, start + Duration::from_secs(60)), Step::Rest(None)));
+        // A new connection finds it running, and doesn't send it again.
+        assert!(matches!(step(&mut Courier::new(PATIENT), &behind, start), Step::Rest(None)));
+    }
+
+    #[test]
+    fn progress_is_matched_by_its_name_else_by_what_is_in_flight_and_an_earlier_attempt_by_neither() {
+        let behind = Behind::new(&["dock"]);
+        let mut courier = Courier::new(PATIENT);
+        assert!(courier.concerned("any", 9).is_none());
+        sent(step(&mut courier, &behind, Instant::now()));
+        let own = behind.offers()[0].offer.id.unwrap();
+        assert_eq!(courier.concerned(&own.to_string(), own.offer).unwrap()[0].upgrade, own);
+        assert_eq!(courier.concerned("149878685687484417", own.offer).unwrap()[0].upgrade, own);
+        let earlier = UpgradeId { offer: own.offer - 1, ..own };
+        let anothers = UpgradeId { device: DeviceNumber(9), ..earlier };
+        for over in [earlier, anothers] {
+            assert!(courier.concerned(&over.to_string(), own.offer).unwrap().is_empty());
+        }
+        // Somebody else's id may look like ours.
+        assert_eq!(courier.concerned("8ca0ffa25e7240788fa9dc68216ff5d1", own.offer).unwrap()[0].upgrade, own);
+        behind.report(&behind.offers()[0], ReportedState::Succeeded);
+        step(&mut courier, &behind, Instant::now());
+        assert!(courier.concerned(&own.to_string(), own.offer).is_none());
+    }
+
+    #[test]
+    fn what_is_offered_while_something_runs_is_sent_afterwards() {
+        let behind = Behind::new(&["dock"]);
+        let mut courier = Courier::new(Manner { together_max: 1, ..PATIENT });
+        let start = Instant::now();
+        sent(step(&mut courier, &behind, start));
+        // Attached while the gateway's own upgrade runs, and asked for by itself.
+        let rules = CheckRules { register: true, ..CheckRules::default() };
+        let drone = name("drone");
+        let check = Check { device: drone.as_ref(), component: Component::MAIN, version: "1", rules };
+        let attached = vec![Arc::from("drone")];
+        let connect =
+            Connect { gateway: name("dock"), attached, epoch: 1, component: Component::MAIN, together_max: 2, register: true };
+        behind.engine.connect(connect, behind.now).wait().unwrap();
+        behind.engine.decide(&check, behind.now).wait().unwrap();
+        assert_eq!(behind.offers().len(), 2);
+        courier.answered();
+        assert!(matches!(step(&mut courier, &behind, start), Step::Rest(None)));
+        behind.report(&behind.offers()[0], ReportedState::Succeeded);
+        assert_eq!(sent(step(&mut courier, &behind, start)), ["drone"]);
+    }
+
+    #[test]
+    fn devices_that_need_not_answer_are_sent_their_upgrade_once_and_again_when_they_ask() {
+        let behind = Behind::new(&["dock"]);
+        let mut courier = Courier::new(Manner { answered: None, together_max: 1 });
+        let now = Instant::now();
+        assert_eq!(sent(step(&mut courier, &behind, now)), ["dock"]);
+        assert!(matches!(step(&mut courier, &behind, now + Duration::from_secs(60)), Step::Rest(None)));
+        courier.send_again();
+        assert_eq!(sent(step(&mut courier, &behind, now)), ["dock"]);
+    }
+}

@@ -1,0 +1,114 @@
+//! Who connects to the listener, by user name and password.
+//!
+//! - A token as the password: a device's opens that device, and its user name is the device's id (for EnOS also `device&product`); any
+//!   other opens events, whatever the user name.
+//! - The signature of EnOS's libraries: user name `device&product`, made with the device's own secret. It names no time that could be
+//!   checked (the libraries sign a fixed one, or the same again), so whoever overhears it can use it; TLS keeps it from being heard.
+//!
+//! What is wrong is not told apart to whoever can't log in.
+
+use super::wire::Connect;
+use crate::app::App;
+use crate::auth::{AuthError, Caller};
+use crate::dialect::enos::device::login::Login;
+use sluicegate::model::{Role, TokenId, TokenPurpose};
+use sluicegate::{DeviceName, State};
+use std::sync::Arc;
+
+/// Who has logged in.
+#[derive(Debug)]
+pub(super) enum Principal {
+    Device { name: DeviceName, pass: Pass },
+    Consumer(Caller),
+}
+
+/// What somebody was let in with.
+#[derive(Debug)]
+pub(super) enum Pass {
+    /// `None`: the administrator's, which doesn't end.
+    Token(Option<TokenId>),
+    /// The device's own secret, as it was written down when the device signed with it.
+    Secret { device: DeviceName, encrypted: Vec<u8> },
+}
+
+impl Pass {
+    /// Whether it would still let its owner in. An engine that can't say is no reason to send somebody away.
+    pub(super) async fn still_holds(&self, app: &App) -> bool {
+        match self {
+            Self::Token(token) => app.auth.still_holds(*token, app.now()),
+            Self::Secret { device, encrypted } => {
+                let is_same = |state: &State| {
+                    let there = state.device(device.as_ref());
+                    there.is_some_and(|there| there.row.details().secret_encrypted.as_ref() == Some(encrypted))
+                };
+                app.engine.read(is_same).await.unwrap_or(true)
+            }
+        }
+    }
+}
+
+/// Why somebody is not let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LoginError {
+    Credentials,
+    /// The credentials are right, and not for this.
+    Forbidden,
+    /// The engine can't say now.
+    Unavailable,
+}
+
+pub(super) async fn log_in(app: &App, connect: &Connect) -> Result<Principal, LoginError> {
+    let (Some(username), Some(password)) = (&connect.username, &connect.password) else { return Err(LoginError::Credentials) };
+    let text = std::str::from_utf8(password).ok();
+    match app.auth.authenticate(text, TokenPurpose::Access, app.now()) {
+        Ok(caller) => of_token(caller, username),
+        // What is no token may be a signature.
+        Err(AuthError::Unknown) => of_signature(app, connect, username, password).await,
+        Err(AuthError::Missing | AuthError::Expired) => Err(LoginError::Credentials),
+    }
+}
+
+fn of_token(caller: Caller, username: &str) -> Result<Principal, LoginError> {
+    if caller.role != Role::Device {
+        return if caller.can_look() && !caller.is_bound_to_device() {
+            Ok(Principal::Consumer(caller))
+        } else {
+            Err(LoginError::Forbidden)
+        };
+    }
+    let (Some(product_id), Some(device_id)) = (&caller.product_id, &caller.device_id) else { return Err(LoginError::Forbidden) };
+    let names_it = username == &**device_id || username.split_once('&') == Some((device_id, product_id));
+    if !names_it {
+        return Err(LoginError::Credentials);
+    }
+    let (organization, product_id) = (Arc::clone(&caller.organization), Arc::clone(product_id));
+    let name = DeviceName { organization, product_id, device_id: Arc::clone(device_id) };
+    Ok(Principal::Device { name, pass: Pass::Token(caller.token) })
+}
+
+async fn of_signature(app: &App, connect: &Connect, username: &str, password: &[u8]) -> Result<Principal, LoginError> {
+    let login = Login::read(&connect.client_id, username).ok_or(LoginError::Credentials)?;
+    let read = |state: &State| {
+        let mut fitting = state.devices_called(Some(login.product_key), login.device_key).into_iter();
+        // Of two organizations with such a device nobody can say which one is meant.
+        let (name, None) = (fitting.next()?, fitting.next()) else { return None };
+        let secret = state.device(name.as_ref())?.row.details().secret_encrypted.clone()?;
+        Some((name, secret))
+    };
+    let found = app.engine.read(read).await.map_err(|_| LoginError::Unavailable)?;
+    let (name, encrypted) = found.ok_or(LoginError::Credentials)?;
+    let secret = app.secrets.decrypt(&secret_name(&name), &encrypted).map_err(|error| {
+        tracing::error!(device = %name.device_id, %error, "a device can't log in");
+        LoginError::Credentials
+    })?;
+    if login.signature_holds(password, &secret) {
+        Ok(Principal::Device { pass: Pass::Secret { device: name.clone(), encrypted }, name })
+    } else {
+        Err(LoginError::Credentials)
+    }
+}
+
+/// What a device's secret is encrypted for.
+pub(crate) fn secret_name(device: &DeviceName) -> String {
+    format!("device\0{}\0{}\0{}", device.organization, device.product_id, device.device_id)
+}
