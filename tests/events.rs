@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 
 /// An open stream of server-sent events.
-struct Events {
+pub(crate) struct Events {
     lines: std::io::Lines<BufReader<crate::common::http::Body>>,
 }
 
 impl Events {
     #[track_caller]
-    fn open(client: &Client, path: &str, last_event_id: Option<u64>) -> Self {
+    pub(crate) fn open(client: &Client, path: &str, last_event_id: Option<u64>) -> Self {
         let mut request = client.request("GET", path).header("Accept", "text/event-stream");
         if let Some(id) = last_event_id {
             request = request.header("Last-Event-ID", &id.to_string());
@@ -24,7 +24,7 @@ impl Events {
 
     /// The next event's id and data; comments are skipped.
     #[track_caller]
-    fn next(&mut self) -> (u64, Value) {
+    pub(crate) fn next(&mut self) -> (u64, Value) {
         let (mut id, mut data) = (None, String::new());
         loop {
             let line = self.lines.next().expect("the stream ended").unwrap();

@@ -1,6 +1,7 @@
 //! Events POSTed to a receiver: signed, in order, and missing nothing when receiver or server go away for a while.
 
 use crate::common::{Fleet, TestServer, wait_until};
+use crate::xlink_support::{PRODUCT, Platform};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -161,6 +162,75 @@ fn a_receiver_that_was_away_and_a_server_that_was_killed_miss_nothing() {
     sequences.sort_unstable();
     sequences.dedup();
     assert_eq!(sequences, (1..=6).collect::<Vec<u64>>());
+}
+
+#[test]
+fn a_report_of_an_xlink_device_is_told_in_that_platform_s_words_with_its_task() {
+    let receiver = Receiver::start();
+    let platform = Platform::on(start(&receiver));
+    let admin = platform.server.admin();
+    let url = format!("http://{}/hooks", receiver.address);
+    let subscription = admin.post("/api/v1/subscriptions", &json!({ "url": url, "format": "xlink" })).expect(201).json();
+    assert_eq!(subscription["format"], "xlink");
+    assert_eq!(admin.get("/api/v1/subscriptions").expect(200).json()["items"][0]["format"], "xlink");
+    let task = platform.start_task(json!({}));
+    let device = platform.device_token(7);
+    let _ = platform.check(7, &device, 1).expect(200);
+    platform.report(7, &device, 1, 2, 1).expect(200);
+    let body = json!({
+        "type": "1", "mod": "M1", "identify": "0", "last_version": "1", "current_version": "2", "result": "0",
+        "desc": "升级状况描述", "start_date": "2015-10-09T08:15:40.843Z", "end_date": "2015-10-09T08:16:40.843Z",
+    });
+    platform.post(&device, "/v2/upgrade/firmware/report/7", &body).expect(200);
+    platform.report(7, &device, 5, 6, 0).expect(200);
+    // A device that speaks the native dialect is told of alike.
+    let fleet = Fleet::new(&admin, "pump");
+    fleet.start_task(&admin, json!({}));
+    fleet.device(&admin, "p-1").upgrade(&platform.server);
+    let messages = wait_until("all four results are told", || {
+        let messages: Vec<Value> = receiver.calls().iter().map(|call| serde_json::from_slice(&call.body).unwrap()).collect();
+        (messages.len() >= 4).then_some(messages)
+    });
+    for message in &messages {
+        assert_eq!(message["type"], "UPGRADE", "{message}");
+        assert_eq!(message["time"].as_str().unwrap().len(), "2015-10-09 08:16:40.84".len(), "{message}");
+        assert!(message["msg_id"].is_string() && message.get("ip").is_none(), "{message}");
+    }
+    let told = |index: usize| {
+        let message = &messages[index];
+        [&message["product_id"], &message["id"], &message["upgrade_task_id"], &message["report"]].map(Value::clone)
+    };
+    let failed = json!({ "type": 1, "mod": "M1", "identify": 0, "last_version": 1, "current_version": 2, "result": 1 });
+    assert_eq!(told(0), [json!(PRODUCT), json!(7), task["id"].clone(), failed]);
+    let succeeded = json!({
+        "type": 1, "mod": "M1", "identify": 0, "last_version": 1, "current_version": 2, "result": 0,
+        "desc": "升级状况描述", "start_date": "2015-10-09T08:15:40.843Z", "end_date": "2015-10-09T08:16:40.843Z",
+    });
+    assert_eq!(told(1), [json!(PRODUCT), json!(7), task["id"].clone(), succeeded]);
+    let untasked = json!({ "type": 1, "mod": "M1", "identify": 0, "last_version": 5, "current_version": 6, "result": 0 });
+    assert_eq!(told(2), [json!(PRODUCT), json!(7), Value::Null, untasked]);
+    let native = json!({ "type": 1, "identify": 0, "last_version": "1.0", "current_version": "2.0", "result": 0 });
+    assert_eq!((&told(3)[0], &told(3)[1], &told(3)[3]), (&json!("pump"), &json!("p-1"), &native));
+    assert!(told(3)[2].is_string(), "{}", messages[3]);
+}
+
+#[test]
+fn a_format_that_nobody_writes_is_refused_with_those_that_are() {
+    let receiver = Receiver::start();
+    let server = start(&receiver);
+    let url = format!("http://{}/hooks", receiver.address);
+    let subscribe = |format: Value| server.admin().post("/api/v1/subscriptions", &json!({ "url": url, "format": format }));
+    for format in [json!("enos"), json!("Native"), json!(""), json!("huawei.swUpgradeResultNotify"), json!(7)] {
+        let refused = subscribe(format).expect(400).json();
+        let message = refused["error"]["message"].as_str().unwrap();
+        assert!(message.starts_with("format: "), "{message}");
+        assert!(refused["error"]["code"] == "invalid_argument", "{refused}");
+    }
+    let message = subscribe(json!("enos")).json()["error"]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("native") && message.contains("xlink"), "{message}");
+    for format in [Value::Null, json!("native")] {
+        assert_eq!(subscribe(format).expect(201).json()["format"], "native");
+    }
 }
 
 #[test]

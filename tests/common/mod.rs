@@ -1,11 +1,14 @@
-//! What the tests share: the server as a process, a small HTTP client, and the everyday steps of a rollout.
+//! What the tests share: the server as a process, a broker, small HTTP and MQTT clients, and the everyday steps of a rollout.
 
 pub(crate) mod fleet;
 pub(crate) mod http;
+pub(crate) mod mosquitto;
+pub(crate) mod mqtt;
 pub(crate) mod server;
 
 pub(crate) use fleet::{Fleet, image_bytes};
 pub(crate) use http::{Client, Response};
+pub(crate) use mosquitto::Mosquitto;
 pub(crate) use server::{ADMIN_TOKEN, TestServer};
 
 use std::time::{Duration, Instant};
