@@ -209,14 +209,14 @@ fn retry_after(headers: &HeaderMap) -> Duration {
 }
 
 /// 20 ms, doubled up to 640 ms: short, because a restarted server should meet its fleet at once.
-fn back_off(attempts: u32) -> Duration {
+pub(crate) fn back_off(attempts: u32) -> Duration {
     Duration::from_millis(20 << (attempts - 1).min(5))
 }
 
 /// Longer than any one answer of a healthy server takes, however loaded the machine.
 const ATTEMPT_MAX: Duration = Duration::from_secs(30);
 /// Long enough for a killed server to start again.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 #[cfg(test)]
 mod tests {

@@ -7,13 +7,13 @@
 //! ```
 
 use crate::client::{Answer, Call, ClientError, Connection};
+use crate::download::Download;
 use crate::ledger::{DEADLINE_GRAIN, Ledger, Record, Stand};
 use crate::measurements::{Measurements, Step};
 use crate::options::Options;
 use crate::random::Random;
 use crate::setup::{Rollout, device_id, hex, text_of};
-use hyper::header::{CONTENT_RANGE, HeaderValue, RANGE};
-use md5::{Digest, Md5};
+use hyper::header::HeaderValue;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ pub(crate) enum Behaviour {
 
 impl Behaviour {
     /// The behaviour of a device whose lot in `0.0 .. 1.0` is `lot`.
-    fn of_lot(lot: f64, options: &Options) -> Self {
+    pub(crate) fn of_lot(lot: f64, options: &Options) -> Self {
         if lot < options.vanish {
             Self::Vanishes
         } else if lot < options.vanish + options.repeat {
@@ -82,18 +82,16 @@ enum Stage {
 #[derive(Debug)]
 struct Upgrade {
     id: String,
-    /// Path and query of the signed link.
-    link: String,
+    download: Download,
     /// No permit was granted before, so no deadline passes before this plus the timeout.
     check_sent_at: Instant,
     offer_arrived_at: Instant,
     stand: Stand,
-    md5: Md5,
-    offset: usize,
 }
 
 /// Why a device can't go on.
-enum Trouble {
+#[derive(Debug)]
+pub(crate) enum Trouble {
     /// The server is gone: the run ends.
     Client(ClientError),
     /// The server said something wrong: this device ends.
@@ -222,28 +220,17 @@ impl Device {
 
     fn accept(&self, answer: &Answer, offer: &Value, world: &World) -> Result<Upgrade, Trouble> {
         let rollout = &world.rollout;
-        let link = offer["url"]
-            .as_str()
-            .and_then(|url| url.parse::<hyper::Uri>().ok())
-            .and_then(|uri| Some(uri.path_and_query()?.to_string()));
+        let download = offer["url"].as_str().and_then(Download::new);
         let id = text_of(&offer["id"]);
         let as_ordered = offer["from_version"] == rollout.from_version
             && offer["target_version"] == rollout.target_version
             && offer["size"] == rollout.image_size
             && offer["md5"] == hex(&rollout.image_md5)
             && text_of(&offer["task_id"]).as_ref() == Some(&rollout.task_id);
-        let (Some(link), Some(id), true) = (link, id, as_ordered) else {
+        let (Some(download), Some(id), true) = (download, id, as_ordered) else {
             return Err(Trouble::Mismatch(format!("the offer isn't what was ordered: {offer}")));
         };
-        Ok(Upgrade {
-            id,
-            link,
-            check_sent_at: answer.first_sent_at,
-            offer_arrived_at: Instant::now(),
-            stand: Stand::Offered,
-            md5: Md5::new(),
-            offset: 0,
-        })
+        Ok(Upgrade { id, download, check_sent_at: answer.first_sent_at, offer_arrived_at: Instant::now(), stand: Stand::Offered })
     }
 
     /// Fetches the next range; true once the whole image has come and is right.
@@ -254,32 +241,7 @@ impl Device {
         measured: &mut Measurements,
     ) -> Result<bool, Trouble> {
         let Stage::Upgrading(upgrade) = &mut self.stage else { return Ok(false) };
-        let size = world.rollout.image_size;
-        let last = (upgrade.offset + world.options.chunk_size).min(size) - 1;
-        let range = format!("bytes={}-{last}", upgrade.offset);
-        let header = HeaderValue::from_str(&range).map_err(|error| Trouble::Mismatch(error.to_string()))?;
-        let answer = connection.send(&Call::get(upgrade.link.clone()).header(RANGE, header)).await?;
-        let content_range = answer.headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
-        let expected = format!("bytes {}-{last}/{size}", upgrade.offset);
-        if answer.status != 206 || content_range != Some(&expected) || answer.len() != last + 1 - upgrade.offset {
-            let (status, length) = (answer.status, answer.len());
-            return Err(Trouble::Mismatch(format!("asked for {range}: got {status}, {content_range:?}, {length} bytes")));
-        }
-        measure(measured, Step::Chunk, &answer);
-        measured.image_bytes += answer.len() as u64;
-        for piece in &answer.pieces {
-            upgrade.md5.update(piece);
-        }
-        upgrade.offset = last + 1;
-        if upgrade.offset < size {
-            return Ok(false);
-        }
-        let digest: [u8; 16] = upgrade.md5.finalize_reset().into();
-        if digest != world.rollout.image_md5 {
-            let (expected, got) = (hex(&world.rollout.image_md5), hex(&digest));
-            return Err(Trouble::Mismatch(format!("downloaded {size} bytes with md5 {got}, expected {expected}")));
-        }
-        Ok(true)
+        upgrade.download.fetch_chunk(connection, &world.rollout, world.options.chunk_size, measured).await
     }
 
     /// The result, and what comes after it.
@@ -334,9 +296,27 @@ impl Device {
     }
 }
 
-fn measure(measured: &mut Measurements, step: Step, answer: &Answer) {
+pub(crate) fn measure(measured: &mut Measurements, step: Step, answer: &Answer) {
     measured.record(step, answer.latency);
     measured.resent += u64::from(answer.attempts > 1);
+}
+
+#[cfg(test)]
+impl World {
+    /// Of a run with these options, in which nothing has happened yet.
+    pub(crate) fn for_test(arguments: &[&str]) -> Self {
+        use clap::Parser;
+        let rollout = Rollout {
+            product_id: "p".into(),
+            task_id: "t".into(),
+            image_size: 1,
+            image_md5: [0; 16],
+            from_version: "1.0",
+            target_version: "2.0",
+        };
+        let options = Options::parse_from([&["loadtest"], arguments].concat());
+        Self { ledger: Ledger::new(options.members() as usize), options, rollout: std::sync::Arc::new(rollout) }
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use crate::client::{ClientError, Connection, Endpoint};
 use crate::device::{Device, Turn, World};
-use crate::measurements::Measurements;
+use crate::measurements::{Measurements, Step};
 use crate::progress::Progress;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -27,7 +27,7 @@ pub(crate) async fn run(
     for _ in 0..connections {
         drivers.spawn(drive(Connection::new(endpoint.clone()), queue.clone(), world.clone(), progress.clone()));
     }
-    let mut total = Measurements::new();
+    let mut total = Measurements::new(Step::OF_DEVICES);
     // The first error ends the run: the other drivers are aborted with the set.
     while let Some(driver) = drivers.join_next().await {
         let measured = driver.map_err(|error| ClientError::Unexpected(format!("a driver ended early: {error}")))?;
@@ -42,7 +42,7 @@ async fn drive(
     world: Arc<World>,
     progress: Arc<Progress>,
 ) -> Result<Measurements, ClientError> {
-    let mut measured = Measurements::new();
+    let mut measured = Measurements::new(Step::OF_DEVICES);
     while let Some(mut device) = queue.next().await {
         match device.step(&mut connection, &world, &mut measured).await? {
             Turn::Never => {

@@ -1,31 +1,37 @@
 //! A simulated fleet against the real server: what it promises, measured and proved from outside.
 //!
 //! A run: 1. start a server (or use a running one)   2. upload, create and start a task, register the fleet, issue its tokens
-//! 3. drive every device to its end, watching the permits   4. hold the server's counts and rows against the fleet's own ledger
-//! 5. stop the server and verify its folder. Exits with 0 if every promise was kept, 1 if not, 2 for a usage error.
+//! 3. drive every device, or gateway, to its end, watching the permits   4. hold the server's counts and rows against the fleet's own
+//! ledger   5. stop the server and verify its folder. Exits with 0 if every promise was kept, 1 if not, 2 for a usage error.
 
 mod client;
 mod device;
+mod download;
 mod fleet;
+mod gateway;
+mod gateways;
 mod ledger;
 mod measurements;
 mod monitor;
+mod mqtt_line;
 mod options;
 mod progress;
 mod random;
 mod server_process;
 mod setup;
+mod usage;
 mod verdict;
 
 use clap::Parser;
 use client::{ClientError, Endpoint, bearer_value};
 use device::{Device, World};
+use gateways::{MeetingPoint, Traffic};
 use ledger::Ledger;
-use monitor::Watched;
+use monitor::{Sights, Watched};
 use options::Options;
 use progress::Progress;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use server_process::{ServerHome, ServerProcess};
+use server_process::{Addresses, ServerHome, ServerProcess};
 use setup::Operator;
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
@@ -84,12 +90,14 @@ async fn run_against(options: Options, url: &str) -> Result<Vec<String>, String>
 async fn run_with_own_server(options: Options) -> Result<Vec<String>, String> {
     let binary = server_process::find_binary().await?;
     let mut folder = TempDir::with_prefix("sluicegate-loadtest-").map_err(|error| format!("no temporary folder: {error}"))?;
-    let home = ServerHome { binary, folder: folder.path().to_owned(), admin_token: format!("loadtest-{:016x}", unique_number()) };
-    let server = match options.kill_after {
-        Some(_) => ServerProcess::start_on_lasting_port(&home).await?,
-        None => ServerProcess::start(&home, "127.0.0.1:0").await?,
-    };
-    let endpoint = Endpoint::parse(&format!("http://{}", server.address))?;
+    let (admin_token, pid) = (format!("loadtest-{:016x}", unique_number()), Arc::default());
+    let home = ServerHome { binary, folder: folder.path().to_owned(), admin_token, pid };
+    let mut addresses = Addresses::free(options.gateways.is_some(), options.broker.clone());
+    if options.kill_after.is_some() {
+        addresses = addresses.lasting()?;
+    }
+    let server = ServerProcess::start(&home, &addresses).await?;
+    let endpoint = Endpoint::parse(&format!("http://{}", server.addresses.http))?;
     let result = run(options, endpoint, &home.admin_token, Some((home.clone(), server))).await;
     let result = match result {
         Ok((mut faults, Some(server))) => {
@@ -119,21 +127,23 @@ async fn run(
     let mut operator = Operator::new(endpoint.clone(), admin_token.clone());
     let product_id = format!("loadtest-{:016x}", unique_number());
     let rollout = Arc::new(setup::prepare_rollout(&options, product_id, &mut operator).await.map_err(text)?);
-    let device_count = u64::from(options.devices);
+    let member_count = u64::from(options.members());
 
-    let registering = Progress::new("registering devices", device_count);
+    let registering = Progress::new("registering devices", member_count);
     setup::register_devices(&options, &rollout, &mut operator, &registering).await.map_err(text)?;
     registering.finish();
-    let issuing = Arc::new(Progress::new("issuing their tokens", device_count));
+    let issuing = Arc::new(Progress::new("issuing their tokens", member_count));
     let tokens = setup::issue_tokens(&options, &endpoint, &rollout, &operator, &issuing).await.map_err(text)?;
     issuing.finish();
 
-    let devices: Vec<Device> = tokens.into_iter().enumerate().map(|(index, token)| Device::new(index, token, &options)).collect();
-    let world = Arc::new(World { ledger: Ledger::new(devices.len()), options, rollout });
-    let upgrading = Arc::new(Progress::new("upgrading devices", device_count));
+    let world = Arc::new(World { ledger: Ledger::new(tokens.len()), options, rollout });
+    let fleet = Fleet::new(tokens, &endpoint, own_server.as_ref().map(|(_, server)| &server.addresses), &world)?;
+    let traffic = Arc::new(Traffic::default());
+    let upgrading = Arc::new(Progress::new("upgrading devices", member_count));
     let watched = Arc::new(Mutex::new(Watched::default()));
     let watcher = Operator::new(endpoint.clone(), admin_token.clone());
-    let watcher = tokio::spawn(Watched::watch(watched.clone(), watcher, world.clone(), upgrading.clone()));
+    let sights = Sights { pid: own_server.as_ref().map(|(home, _)| Arc::clone(&home.pid)), traffic: Arc::clone(&traffic) };
+    let watcher = tokio::spawn(Watched::watch(watched.clone(), watcher, world.clone(), upgrading.clone(), sights));
     let killer_operator = Operator::new(endpoint.clone(), admin_token);
     let (killer, own_server) = match (own_server, world.options.kill_after) {
         (Some((home, server)), Some(after)) => {
@@ -145,8 +155,14 @@ async fn run(
     };
 
     let started_at = Instant::now();
-    let measured = fleet::run(devices, &endpoint, &world, &upgrading).await.map_err(text)?;
-    let elapsed = started_at.elapsed();
+    let (measured, ended_at) = match fleet {
+        Fleet::Devices(devices) => {
+            let measured = fleet::run(devices, &endpoint, &world, &upgrading).await.map_err(text)?;
+            (measured, Instant::now())
+        }
+        Fleet::Gateways(tokens, at) => gateways::run(tokens, at, &world, &traffic, &upgrading).await,
+    };
+    let elapsed = ended_at - started_at;
     upgrading.finish();
     let (own_server, restarts) = match killer {
         Some(killer) => (Some(killer.await.map_err(|error| error.to_string())??), 1),
@@ -163,13 +179,35 @@ async fn run(
     let watched = *watched.lock().unwrap_or_else(PoisonError::into_inner);
     let counts_expected = world.ledger.compare_results(&rows);
     let fleet_permits_max = world.ledger.upgrading_at_once_max();
-    let outcome = Outcome { elapsed, measured, watched, fleet_permits_max, counts_expected, counts_found, restarts };
+    let outcome = Outcome { elapsed, measured, watched, traffic, fleet_permits_max, counts_expected, counts_found, restarts };
     if world.options.json {
         println!("{:#}", outcome.to_json(&world));
     } else {
         println!("\n{}", outcome.to_text(&world));
     }
     Ok((outcome.faults(&world), own_server))
+}
+
+/// Who is upgraded.
+enum Fleet {
+    Devices(Vec<Device>),
+    /// Their tokens, and where they go.
+    Gateways(Vec<String>, MeetingPoint),
+}
+
+impl Fleet {
+    fn new(tokens: Vec<String>, endpoint: &Endpoint, server: Option<&Addresses>, world: &World) -> Result<Self, String> {
+        if world.options.gateways.is_none() {
+            let device = |(index, token): (usize, &String)| Ok(Device::new(index, bearer_value(token)?, &world.options));
+            let devices: Result<_, ClientError> = tokens.iter().enumerate().map(device).collect();
+            return devices.map(Self::Devices).map_err(|error| error.to_string());
+        }
+        let mqtt = match &world.options.broker {
+            Some(url) => gateways::address_of_broker(url)?,
+            None => server.and_then(|server| server.mqtt.clone()).ok_or("gateways need a server of their own")?,
+        };
+        Ok(Self::Gateways(tokens, MeetingPoint { mqtt, http: endpoint.clone() }))
+    }
 }
 
 /// A number that no other run has had, for the names that a run leaves behind on a running server.

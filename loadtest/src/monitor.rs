@@ -2,13 +2,16 @@
 
 use crate::client::{Call, ClientError};
 use crate::device::World;
+use crate::gateways::Traffic;
 use crate::ledger::{Row, Rows};
 use crate::progress::Progress;
 use crate::server_process::{ServerHome, ServerProcess};
 use crate::setup::Operator;
+use crate::usage::{Usage, UsageOverRun};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// What the server said of its permits while it was watched.
@@ -16,6 +19,35 @@ use std::time::{Duration, Instant};
 pub(crate) struct Watched {
     pub(crate) permits_held_max: u64,
     pub(crate) looks: u64,
+    /// Of the server that the harness runs itself.
+    pub(crate) usage: UsageOverRun,
+    /// Messages of gateways, over a whole second.
+    pub(crate) messages_per_s_max: f64,
+}
+
+/// What is looked at beside the task.
+#[derive(Debug, Default)]
+pub(crate) struct Sights {
+    /// The process of the own server, if there is one.
+    pub(crate) pid: Option<Arc<AtomicU32>>,
+    pub(crate) traffic: Arc<Traffic>,
+}
+
+/// How many messages there were at looks of the last second.
+#[derive(Debug, Default)]
+struct Pace(VecDeque<(Instant, u64)>);
+
+impl Pace {
+    /// Messages per second since the last look that is a second old; `None` until there is one.
+    fn look(&mut self, now: Instant, messages: u64) -> Option<f64> {
+        self.0.push_back((now, messages));
+        while self.0.get(1).is_some_and(|(at, _)| now - *at >= Duration::from_secs(1)) {
+            self.0.pop_front();
+        }
+        let (at, before) = *self.0.front()?;
+        let elapsed = now - at;
+        (elapsed >= Duration::from_secs(1)).then(|| (messages - before) as f64 / elapsed.as_secs_f64())
+    }
 }
 
 impl Watched {
@@ -25,7 +57,9 @@ impl Watched {
         mut operator: Operator,
         world: Arc<World>,
         progress: Arc<Progress>,
+        sights: Sights,
     ) {
+        let mut pace = Pace::default();
         let mut interval = tokio::time::interval(LOOK_EVERY);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -38,6 +72,16 @@ impl Watched {
             let mut watched = watched.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             watched.permits_held_max = watched.permits_held_max.max(permits_held);
             watched.looks += 1;
+            let pid = sights.pid.as_ref().map(|pid| pid.load(Ordering::Relaxed));
+            // The wait for deadlines after the last upgrade would flatter the share of a core.
+            if !progress.is_complete()
+                && let Some((pid, usage)) = pid.and_then(|pid| Some((pid, Usage::of(pid)?)))
+            {
+                watched.usage.note(pid, usage);
+            }
+            let messages =
+                sights.traffic.messages_up.load(Ordering::Relaxed) + sights.traffic.messages_down.load(Ordering::Relaxed);
+            watched.messages_per_s_max = watched.messages_per_s_max.max(pace.look(Instant::now(), messages).unwrap_or_default());
             progress.say(format!("{permits_held} permits, at most {}", watched.permits_held_max));
         }
     }
@@ -55,11 +99,11 @@ pub(crate) async fn kill_and_restart(
     while progress.done() < after {
         tokio::time::sleep(LOOK_EVERY / 4).await;
     }
-    let address = server.address.clone();
+    let addresses = server.addresses.clone();
     let confirmed = world.ledger.snapshot();
     let killed_at = Instant::now();
     server.kill().await?;
-    let server = ServerProcess::start(&home, &address).await?;
+    let server = ServerProcess::start(&home, &addresses).await?;
     progress.note(&format!("killed after {} devices; ready again {} ms later", progress.done(), killed_at.elapsed().as_millis()));
     let rows = rows(&mut operator, &world.rollout.task_path()).await.map_err(|error| error.to_string())?;
     world.ledger.compare_after_restart(&confirmed, &rows);
@@ -112,3 +156,16 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const AFTER_DEADLINE_MAX: Duration = Duration::from_secs(30);
 /// The most that the contract lets one page hold.
 const ROWS_PER_PAGE: u32 = 1_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pace_is_that_of_a_whole_second() {
+        let (mut pace, zero) = (Pace::default(), Instant::now());
+        let mut look = |millisecond, messages| pace.look(zero + Duration::from_millis(millisecond), messages);
+        assert_eq!((look(0, 0), look(500, 50), look(1_000, 100)), (None, None, Some(100.0)));
+        assert_eq!((look(1_400, 500), look(1_500, 550)), (Some(500.0 / 1.4), Some(500.0)));
+    }
+}

@@ -6,12 +6,28 @@ use std::time::Duration;
 /// Drives a simulated fleet against a sluicegate server and proves its promises: the cap, the counts, the bytes.
 ///
 /// Without arguments: starts the real server on a free port with a fresh folder, and upgrades 10,000 devices at most 300 at a time.
+/// With --gateways: a fleet that is sent its upgrades over MQTT, and tells every two seconds how they go.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "sluicegate-loadtest", version)]
 pub(crate) struct Options {
     /// Devices of the fleet.
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5_000_000))]
     pub(crate) devices: u32,
+    /// Gateways over MQTT, instead of devices over HTTP.
+    #[arg(long, value_name = "N", conflicts_with_all = ["devices", "url"], value_parser = clap::value_parser!(u32).range(1..=50_000))]
+    pub(crate) gateways: Option<u32>,
+    /// Milliseconds from one progress message of a gateway to its next.
+    #[arg(long, default_value_t = 2_000, value_name = "MS", requires = "gateways", value_parser = clap::value_parser!(u64).range(1..=600_000))]
+    pub(crate) progress_every_ms: u64,
+    /// Progress messages of one upgrade, before its result.
+    #[arg(long, default_value_t = 10, value_name = "N", requires = "gateways", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) progress_steps: u32,
+    /// Server and gateways meet at this broker, mqtt://host:port, instead of the server's own listener. It must let anybody in.
+    #[arg(long, value_name = "URL", requires = "gateways")]
+    pub(crate) broker: Option<String>,
+    /// Gateways fetch the image and check its digest; --connections of them at a time.
+    #[arg(long, requires = "gateways")]
+    pub(crate) download: bool,
     /// Connections kept open to the server; each carries one request at a time.
     #[arg(long, default_value_t = 128, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=60_000))]
     pub(crate) connections: u32,
@@ -21,19 +37,20 @@ pub(crate) struct Options {
     /// Bytes of the image.
     #[arg(long, default_value = "8MiB", value_name = "SIZE", value_parser = parse_size)]
     pub(crate) image_size: usize,
-    /// Devices that may upgrade at once: the task's maximum_concurrency.
-    #[arg(long, default_value_t = 300, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) cap: u32,
-    /// Seconds from an offer to its deadline: the task's timeout_s. Devices that vanish hold their permit this long.
-    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
-    pub(crate) timeout_s: u32,
+    /// Devices that may upgrade at once: the task's maximum_concurrency [default: 300; of gateways all].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    cap: Option<u32>,
+    /// Seconds from an offer to its deadline: the task's timeout_s. Devices that vanish hold their permit this long
+    /// [default: 30; of gateways three times what an upgrade takes, and at least 60].
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    timeout_s: Option<u32>,
     /// The longest a device that was told to wait stays away, whatever it was told.
     #[arg(long, default_value_t = 2_000, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) wait_ms_max: u64,
     /// Fraction of the devices that take an offer and are never heard of again.
     #[arg(long, default_value_t = 0.01, value_name = "FRACTION", value_parser = parse_fraction)]
     pub(crate) vanish: f64,
-    /// Fraction of the devices that send every check and report twice.
+    /// Fraction of the devices that send every check and report (gateways: every event) twice.
     #[arg(long, default_value_t = 0.02, value_name = "FRACTION", value_parser = parse_fraction)]
     pub(crate) repeat: f64,
     /// Fraction of the devices that report a failed installation.
@@ -54,8 +71,30 @@ pub(crate) struct Options {
 }
 
 impl Options {
+    /// How many the fleet has, of whichever kind.
+    pub(crate) fn members(&self) -> u32 {
+        self.gateways.unwrap_or(self.devices)
+    }
+
+    pub(crate) fn cap(&self) -> u32 {
+        self.cap.or(self.gateways).unwrap_or(300)
+    }
+
+    pub(crate) fn timeout_s(&self) -> u32 {
+        self.timeout_s.unwrap_or(match self.gateways {
+            None => 30,
+            Some(_) => u32::try_from(3 * self.progress_every_ms * u64::from(self.progress_steps) / 1_000)
+                .unwrap_or(86_400)
+                .clamp(60, 86_400),
+        })
+    }
+
     pub(crate) fn timeout(&self) -> Duration {
-        Duration::from_secs(u64::from(self.timeout_s))
+        Duration::from_secs(u64::from(self.timeout_s()))
+    }
+
+    pub(crate) fn progress_every(&self) -> Duration {
+        Duration::from_millis(self.progress_every_ms)
     }
 
     /// What clap can't check option by option.
@@ -66,10 +105,10 @@ impl Options {
                 "--vanish, --repeat and --fail are fractions of one fleet and add up to {total}; make them at most 1"
             ));
         }
-        if self.kill_after.is_some_and(|after| after >= self.devices) {
+        if self.kill_after.is_some_and(|after| after >= self.members()) {
             return Err(format!(
                 "--kill-after must be less than the {} devices, or the kill would come after the end",
-                self.devices
+                self.members()
             ));
         }
         Ok(())
@@ -105,8 +144,18 @@ mod tests {
     fn the_command_line_is_consistent_and_works_without_arguments() {
         Options::command().debug_assert();
         let options = Options::parse_from(["loadtest"]);
-        assert_eq!((options.devices, options.cap, options.image_size), (10_000, 300, 8 << 20));
+        assert_eq!((options.members(), options.cap(), options.timeout_s(), options.image_size), (10_000, 300, 30, 8 << 20));
         assert_eq!(options.validate(), Ok(()));
+    }
+
+    #[test]
+    fn gateways_may_all_upgrade_at_once_and_have_time_enough() {
+        let options = Options::parse_from(["loadtest", "--gateways", "5000"]);
+        assert_eq!((options.members(), options.cap(), options.timeout_s()), (5_000, 5_000, 60));
+        let slow = Options::parse_from(["loadtest", "--gateways", "9", "--cap", "3", "--progress-steps", "50"]);
+        assert_eq!((slow.members(), slow.cap(), slow.timeout_s()), (9, 3, 300));
+        assert!(Options::try_parse_from(["loadtest", "--gateways", "5", "--devices", "5"]).is_err());
+        assert!(Options::try_parse_from(["loadtest", "--broker", "mqtt://127.0.0.1:1883"]).is_err());
     }
 
     #[test]

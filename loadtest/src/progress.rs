@@ -43,6 +43,10 @@ impl Progress {
         self.done.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn is_complete(&self) -> bool {
+        self.done() >= self.total
+    }
+
     /// Something beside the count, as long as it is worth knowing.
     pub(crate) fn say(&self, message: String) {
         if let Some(bar) = &self.bar {

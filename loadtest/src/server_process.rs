@@ -6,6 +6,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -16,6 +18,52 @@ pub(crate) struct ServerHome {
     pub(crate) binary: PathBuf,
     pub(crate) folder: PathBuf,
     pub(crate) admin_token: String,
+    /// Of the server that runs, or ran last; 0 before the first.
+    pub(crate) pid: Arc<AtomicU32>,
+}
+
+/// Where a server takes connections: as it is told, with port 0 for a free one, or as it said.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    pub(crate) http: String,
+    /// Its own MQTT listener.
+    pub(crate) mqtt: Option<String>,
+    /// The URL of a broker that it shares with its devices.
+    pub(crate) broker: Option<String>,
+}
+
+impl Addresses {
+    /// Free ports. With `gateways`, and no broker to meet them at, also one for MQTT.
+    pub(crate) fn free(gateways: bool, broker: Option<String>) -> Self {
+        let free = || "127.0.0.1:0".to_owned();
+        Self { http: free(), mqtt: (gateways && broker.is_none()).then(free), broker }
+    }
+
+    /// Ports that a restart can have again.
+    ///
+    /// A port that the system picks lies where it also picks the ports of outgoing connections: while the server is down, one of the
+    /// fleet's many attempts to reach it could be given the server's own port, and keep it. Ports below that range are safe.
+    pub(crate) fn lasting(self) -> Result<Self, String> {
+        let mut port = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap_or_default();
+        let mut next = || {
+            // Somebody may listen on it already.
+            loop {
+                let own = port;
+                port = port.checked_add(1).ok_or("no free port above 20000")?;
+                if std::net::TcpListener::bind(("127.0.0.1", own)).is_ok() {
+                    return Ok::<_, String>(format!("127.0.0.1:{own}"));
+                }
+            }
+        };
+        Ok(Self { http: next()?, mqtt: self.mqtt.map(|_| next()).transpose()?, broker: self.broker })
+    }
+
+    /// Where the server says it takes connections; `None` where the line says nothing of the kind.
+    fn as_said(&self, line: &str) -> Option<Self> {
+        let said = line.strip_prefix("ready ")?;
+        let address = |kind: &str| said.split_whitespace().find_map(|word| word.strip_prefix(kind)).map(str::to_owned);
+        Some(Self { http: address("http=")?, mqtt: address("mqtt="), broker: self.broker.clone() })
+    }
 }
 
 impl ServerHome {
@@ -50,34 +98,23 @@ impl ServerHome {
 pub(crate) struct ServerProcess {
     home: ServerHome,
     child: Child,
-    /// The address that it said it listens on.
-    pub(crate) address: String,
+    /// As it said.
+    pub(crate) addresses: Addresses,
 }
 
 impl ServerProcess {
-    /// Starts the server on a port that a restart can have again.
-    ///
-    /// A port that the system picks lies where it also picks the ports of outgoing connections: while the server is down, one of the
-    /// fleet's many attempts to reach it could be given the server's own port, and keep it. Ports below that range are safe.
-    pub(crate) async fn start_on_lasting_port(home: &ServerHome) -> Result<Self, String> {
-        let mut port = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap_or_default();
-        // Somebody may listen on it already.
-        while std::net::TcpListener::bind(("127.0.0.1", port)).is_err() {
-            port = port.checked_add(1).ok_or("no free port above 20000")?;
-        }
-        Self::start(home, &format!("127.0.0.1:{port}")).await
-    }
-
-    /// Starts the server on `listen` and waits for its word that it takes connections.
-    pub(crate) async fn start(home: &ServerHome, listen: &str) -> Result<Self, String> {
+    /// Starts the server on `addresses` and waits for its word that it takes connections.
+    pub(crate) async fn start(home: &ServerHome, addresses: &Addresses) -> Result<Self, String> {
         let log = File::options()
             .create(true)
             .append(true)
             .open(home.log())
             .map_err(|error| format!("{}: {error}", home.log().display()))?;
         let mut child = Command::new(&home.binary)
-            .args(["serve", "--listen", listen, "--data"])
+            .args(["serve", "--listen", &addresses.http, "--data"])
             .arg(home.data())
+            .args(addresses.mqtt.iter().flat_map(|address| ["--mqtt-listen", address]))
+            .args(addresses.broker.iter().flat_map(|url| ["--mqtt-url", url]))
             .env("SLUICEGATE_ADMIN_TOKEN", &home.admin_token)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -87,20 +124,24 @@ impl ServerProcess {
             .map_err(|error| format!("{} didn't start: {error}", home.binary.display()))?;
         let stdout = child.stdout.take().ok_or("the server has no standard output")?;
         let mut lines = BufReader::new(stdout).lines();
-        let address = tokio::time::timeout(READY_MAX, async {
+        let said = tokio::time::timeout(READY_MAX, async {
             while let Ok(Some(line)) = lines.next_line().await {
-                if let Some(address) = address_of_ready_line(&line) {
-                    return Some(address.to_owned());
+                if let Some(said) = addresses.as_said(&line) {
+                    return Some(said);
                 }
             }
             None
         });
-        let Ok(Some(address)) = address.await else {
+        let Ok(Some(said)) = said.await else {
             return Err(format!("the server never said `ready http=…`; its log ends with:\n{}", home.log_tail()));
         };
+        if addresses.mqtt.is_some() && said.mqtt.is_none() {
+            return Err(format!("the server didn't say where it takes MQTT; its log ends with:\n{}", home.log_tail()));
+        }
+        home.pid.store(child.id().unwrap_or_default(), Ordering::Relaxed);
         // Whatever else it prints is read and dropped, so that it never blocks on a full pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Ok(Self { home: home.clone(), child, address })
+        Ok(Self { home: home.clone(), child, addresses: said })
     }
 
     /// SIGKILL: no chance to finish anything.
@@ -122,10 +163,6 @@ impl ServerProcess {
             Err(_) => Err(format!("the server still ran {} s after SIGTERM", STOP_MAX.as_secs())),
         }
     }
-}
-
-fn address_of_ready_line(line: &str) -> Option<&str> {
-    line.strip_prefix("ready ")?.split_whitespace().find_map(|word| word.strip_prefix("http="))
 }
 
 /// The server's program: beside this one, built first where cargo runs us.
@@ -174,9 +211,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_address_is_read_from_the_ready_line_alone() {
-        assert_eq!(address_of_ready_line("ready http=127.0.0.1:8080 https=127.0.0.1:8443"), Some("127.0.0.1:8080"));
-        assert_eq!(address_of_ready_line("ready mqtt=127.0.0.1:1883 http=[::1]:80"), Some("[::1]:80"));
-        assert_eq!(address_of_ready_line("administrator's token: http=nonsense"), None);
+    fn the_addresses_are_read_from_the_ready_line_alone() {
+        let read = |line: &str| Addresses::default().as_said(line).map(|said| (said.http, said.mqtt));
+        assert_eq!(read("ready http=127.0.0.1:8080 https=127.0.0.1:8443"), Some(("127.0.0.1:8080".into(), None)));
+        assert_eq!(read("ready mqtt=127.0.0.1:1883 http=[::1]:80"), Some(("[::1]:80".into(), Some("127.0.0.1:1883".into()))));
+        assert_eq!(read("administrator's token: http=nonsense"), None);
+    }
+
+    #[test]
+    fn only_gateways_without_a_broker_need_a_listener() {
+        let broker = || Some("mqtt://127.0.0.1:1883".to_owned());
+        assert_eq!(Addresses::free(false, None).mqtt, None);
+        assert_eq!(Addresses::free(true, broker()), Addresses { broker: broker(), ..Addresses::free(false, None) });
+        let lasting = Addresses::free(true, None).lasting().unwrap();
+        assert!(lasting.mqtt.is_some_and(|mqtt| mqtt != lasting.http && !mqtt.ends_with(":0")));
     }
 }
