@@ -28,7 +28,7 @@ pub struct ServeArguments {
     /// Where to take MQTT connections, plain and, with a certificate, TLS; port 0 picks a free one
     #[arg(long, env = "SLUICEGATE_MQTT_LISTEN", value_name = "ADDR")]
     pub mqtt_listen: Option<String>,
-    /// An MQTT broker to use: mqtt://[user:password@]host[:1883] or mqtts://…[:8883]
+    /// An MQTT broker to use: mqtt://user:password@host:1883 or mqtts://…:8883; user and port may be left out
     #[arg(long, env = "SLUICEGATE_MQTT_URL", value_name = "URL", hide_env_values = true)]
     pub mqtt_url: Option<String>,
     /// What links in offers begin with [default: http:// and the listen address]

@@ -12,6 +12,7 @@ use crate::http::{Reply, Request};
 use crate::mqtt::courier::{Manner, Patience};
 use crate::mqtt::links::Link;
 use crate::mqtt::outbox::Outgoing;
+use crate::mqtt::wire::Qos;
 use crate::mqtt::{Receipt, Speaker, names};
 use crate::webhooks::Format;
 use sluicegate::{Error, HeldOffer};
@@ -117,11 +118,13 @@ pub(crate) async fn receive_from_broker(app: &Arc<App>, broker: &BrokerSpeaker, 
     Receipt::Foreign
 }
 
-/// What to subscribe to at a broker to hear every device. Gateways' requests are left to whoever runs the broker: two answers to one
-/// would be one too many.
-pub(crate) fn broker_filters() -> Vec<&'static str> {
+/// What to subscribe to at a broker to hear every device, and how certainly. Gateways' requests are left to whoever runs the broker: two
+/// answers to one would be one too many. How a gateway is comes again every two seconds: it isn't to take the place of what comes once in
+/// what a broker keeps for us while we are away.
+pub(crate) fn broker_filters() -> Vec<(&'static str, Qos)> {
     let autel = autel::topic::filters().into_iter().filter(|filter| !filter.ends_with("/requests"));
-    autel.chain(enos::device::topics::filters()).collect()
+    let qos = |filter: &str| if filter.ends_with("/osd") { Qos::AtMostOnce } else { Qos::AtLeastOnce };
+    autel.chain(enos::device::topics::filters()).map(|filter| (filter, qos(filter))).collect()
 }
 
 /// The part of a topic that names its device: messages of one device are taken one after another.

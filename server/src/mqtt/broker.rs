@@ -306,11 +306,9 @@ impl Broker {
             None => None,
         };
         let filters = dialect::broker_filters();
-        let filters: Vec<String> = filters
-            .into_iter()
-            .map(|filter| group.map_or_else(|| filter.to_owned(), |group| format!("$share/{group}/{filter}")))
-            .collect();
-        let wanted: Vec<(&str, Qos)> = filters.iter().map(|filter| (filter.as_str(), Qos::AtLeastOnce)).collect();
+        let named = |filter: &str| group.map_or_else(|| filter.to_owned(), |group| format!("$share/{group}/{filter}"));
+        let filters: Vec<(String, Qos)> = filters.into_iter().map(|(filter, qos)| (named(filter), qos)).collect();
+        let wanted: Vec<(&str, Qos)> = filters.iter().map(|(filter, qos)| (filter.as_str(), *qos)).collect();
         let own = line.wire.subscribe(&wanted)?;
         line.flush().await?;
         // What devices said meanwhile may come before the answer, and right behind it.
@@ -333,7 +331,7 @@ impl Broker {
         let granted = timeout(ANSWER_WAIT, answered).await.map_err(|_| Broken::Silent)??;
         line.heard = before;
         match granted.iter().position(Option::is_none).and_then(|place| filters.get(place)) {
-            Some(refused) => Err(Broken::NotGranted(refused.clone())),
+            Some((refused, _)) => Err(Broken::NotGranted(refused.clone())),
             None => Ok(()),
         }
     }

@@ -19,7 +19,7 @@ use crate::mqtt::outbox::Outgoing;
 use crate::mqtt::{Receipt, Speaker, names};
 use crate::secrets;
 use sluicegate::model::Component;
-use sluicegate::{Error, HeldOffer};
+use sluicegate::{DeviceName, Error, HeldOffer};
 use std::sync::Arc;
 
 const UPGRADE_TYPE_NORMAL: u8 = 3;
@@ -92,9 +92,14 @@ struct Said {
 impl Said {
     async fn open(&self, app: &Arc<App>, attached: Vec<Arc<str>>) -> Result<Arc<Link>, Error> {
         let Speaker { device, outbox, silence } = self.speaker.clone();
+        let (attached, foreign) = match silence {
+            None => (attached, Vec::new()),
+            Some(_) => of_same_organization(app, &device, attached).await?,
+        };
         let to = NewLink { gateway: device, attached, tongue: Tongue::Autel, outbox, silence };
         let (link, refused) = links::open(app, &to).await?;
-        for (child, why) in refused {
+        let foreign = foreign.into_iter().map(|child| (child, "it is another organization's".to_owned()));
+        for (child, why) in refused.into_iter().chain(foreign) {
             app.metrics.mqtt("attachment_refused");
             app.mqtt.noise.tell("attachment_refused", &to.gateway.device_id, format_args!("{child}: {why}"));
         }
@@ -210,6 +215,21 @@ impl Said {
     fn reply(&self, app: &App, topic: String) {
         self.speaker.outbox.send(Outgoing::new(topic, self.envelope.reply(&ResultOnly::OK, app.now())));
     }
+}
+
+/// On a broker: those of a gateway's children that no other organization has, and those that one has. Registered here too, they would be
+/// nobody's, since their topics name no organization.
+async fn of_same_organization(
+    app: &App,
+    gateway: &DeviceName,
+    attached: Vec<Arc<str>>,
+) -> Result<(Vec<Arc<str>>, Vec<Arc<str>>), Error> {
+    let read = |state: &sluicegate::State| {
+        let is_ours =
+            |child: &Arc<str>| state.devices_called(None, child).iter().all(|name| name.organization == gateway.organization);
+        attached.iter().cloned().partition(is_ours)
+    };
+    app.engine.read(read).await
 }
 
 fn shortened(method: &str) -> String {
