@@ -3,8 +3,7 @@
 //! A pure schedule: offers and the time in, what to do next out. What it knows is lost with the connection, and made good at the next
 //! one from what the engine says is offered: an upgrade that is offered and not begun is sent again.
 
-use sluicegate::model::UpgradeId;
-use sluicegate::model::UpgradeState;
+use sluicegate::model::{Timestamp, UpgradeId, UpgradeState};
 use sluicegate::{DeviceName, HeldOffer};
 use std::time::{Duration, Instant};
 
@@ -47,6 +46,9 @@ pub(crate) struct Courier {
     has_looked: bool,
     /// The device has asked, and nothing was sent since.
     is_asked: bool,
+    /// Where the connection isn't the device's own: since when it was there. What it was offered before may be on its way to it, or its
+    /// answer to us.
+    there_since: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -55,16 +57,18 @@ struct InFlight {
     sends: u32,
     sent_at: Instant,
     is_answered: bool,
+    /// The connection was gone since; whether it was heard nobody knows.
+    is_uncertain: bool,
 }
 
 impl Courier {
-    pub(crate) const fn new(manner: Manner) -> Self {
-        Self { manner, in_flight: None, has_looked: false, is_asked: false }
+    pub(crate) const fn new(manner: Manner, there_since: Option<Timestamp>) -> Self {
+        Self { manner, in_flight: None, has_looked: false, is_asked: false, there_since }
     }
 
     /// `offers`: everything that is offered behind this gateway, in the order of the offers. `name`: of an offer's device.
     pub(crate) fn step(&mut self, offers: &[HeldOffer], name: impl Fn(&HeldOffer) -> Option<DeviceName>, now: Instant) -> Step {
-        self.has_looked = true;
+        let is_first_look = !std::mem::replace(&mut self.has_looked, true);
         self.note_what_ended(offers);
         let sent = |held: &HeldOffer| Some(Sent { device: name(held)?, upgrade: held.offer.id? });
         if let Some(in_flight) = &mut self.in_flight {
@@ -74,6 +78,9 @@ impl Courier {
                 in_flight.is_answered = true;
             }
             let Some(patience) = self.manner.answered.filter(|_| !in_flight.is_answered) else { return Step::Rest(None) };
+            if std::mem::take(&mut in_flight.is_uncertain) {
+                (in_flight.sends, in_flight.sent_at) = (0, now);
+            }
             let due = in_flight.sent_at + patience.wait;
             if now < due {
                 return Step::Rest(Some(due));
@@ -90,7 +97,7 @@ impl Courier {
         let running: Vec<Sent> =
             offers.iter().filter(|held| held.upgrade.state != UpgradeState::Offered).filter_map(sent).collect();
         if !running.is_empty() && !std::mem::take(&mut self.is_asked) {
-            self.in_flight = Some(InFlight { sent: running, sends: 1, sent_at: now, is_answered: true });
+            self.in_flight = Some(InFlight { sent: running, sends: 1, sent_at: now, is_answered: true, is_uncertain: false });
             return Step::Rest(None);
         }
         let next: Vec<HeldOffer> = offers.iter().take(self.manner.together_max).cloned().collect();
@@ -100,7 +107,14 @@ impl Courier {
         }
         self.is_asked = false;
         let is_answered = self.manner.answered.is_none();
-        self.in_flight = Some(InFlight { sent, sends: 1, sent_at: now, is_answered });
+        let is_earlier =
+            |held: &HeldOffer| self.there_since.is_some_and(|since| held.upgrade.offered_at.is_some_and(|at| at < since));
+        let may_be_on_its_way = is_first_look && next.iter().any(is_earlier);
+        if let Some(patience) = self.manner.answered.filter(|_| may_be_on_its_way) {
+            self.in_flight = Some(InFlight { sent, sends: 0, sent_at: now, is_answered, is_uncertain: false });
+            return Step::Rest(Some(now + patience.wait));
+        }
+        self.in_flight = Some(InFlight { sent, sends: 1, sent_at: now, is_answered, is_uncertain: false });
         Step::Send(next)
     }
 
@@ -112,18 +126,27 @@ impl Courier {
         }
     }
 
-    /// The message has arrived; it is not sent again.
-    pub(crate) fn answered(&mut self) {
-        if let Some(in_flight) = &mut self.in_flight {
-            in_flight.is_answered = true;
+    /// The message about these has arrived; it is not sent again. Another that has taken its place meanwhile is.
+    pub(crate) fn answered(&mut self, about: &[Sent], now: Instant) {
+        match &mut self.in_flight {
+            Some(in_flight) => in_flight.is_answered |= in_flight.sent.iter().any(|sent| about.contains(sent)),
+            // Sent over an earlier connection.
+            None if !self.has_looked && !about.is_empty() => {
+                let sent = about.to_vec();
+                self.in_flight = Some(InFlight { sent, sends: 1, sent_at: now, is_answered: true, is_uncertain: false });
+            }
+            None => {}
         }
     }
 
-    /// A connection that was gone is there again: what nobody has answered may never have been heard, and is sent as if for the first time.
+    /// A connection that was gone is there again: what nobody has answered may never have been heard. Where answers are waited for, this
+    /// one is, from the next look on and as long as for a first message, before anything is sent: it may be on its way. What needn't be
+    /// answered, and isn't known to run, is sent again.
     pub(crate) fn connected_again(&mut self) {
-        let needs_no_answer = self.manner.answered.is_none();
-        if self.in_flight.as_ref().is_some_and(|in_flight| needs_no_answer || !in_flight.is_answered) {
-            self.in_flight = None;
+        match (&mut self.in_flight, self.manner.answered) {
+            (Some(in_flight), Some(_)) => in_flight.is_uncertain = !in_flight.is_answered,
+            (in_flight, None) => *in_flight = None,
+            (None, Some(_)) => {}
         }
     }
 
@@ -165,6 +188,11 @@ mod tests {
     use sluicegate::model::*;
     use sluicegate::{Check, CheckRules, Connect, DeviceRef, Engine, NewTask, Options, TaskTarget};
     use std::sync::Arc;
+
+    /// Of a connection of the device's own.
+    fn own(manner: Manner) -> Courier {
+        Courier::new(manner, None)
+    }
 
     /// A gateway with two devices behind it, on a real engine.
     struct Behind {
@@ -230,6 +258,12 @@ mod tests {
         courier.step(&behind.offers(), |held| Some(name(&held.device.id)), now)
     }
 
+    fn answer(courier: &mut Courier, behind: &Behind, now: Instant) {
+        let about = |held: &HeldOffer| Sent { device: name(&held.device.id), upgrade: held.offer.id.unwrap() };
+        let about: Vec<Sent> = behind.offers().iter().map(about).collect();
+        courier.answered(&about, now);
+    }
+
     fn sent(step: Step) -> Vec<String> {
         let Step::Send(offers) = step else { panic!("{step:?}") };
         offers.iter().map(|held| held.device.id.to_string()).collect()
@@ -238,7 +272,7 @@ mod tests {
     #[test]
     fn what_nobody_answers_is_sent_three_times_and_then_given_up() {
         let behind = Behind::new(&["dock", "drone"]);
-        let mut courier = Courier::new(PATIENT);
+        let mut courier = own(PATIENT);
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(sent(step(&mut courier, &behind, start)), ["dock", "drone"]);
@@ -252,20 +286,22 @@ mod tests {
     #[test]
     fn what_nobody_could_answer_while_the_connection_was_gone_is_sent_as_if_for_the_first_time() {
         let behind = Behind::new(&["dock"]);
-        let mut courier = Courier::new(PATIENT);
+        let mut courier = own(PATIENT);
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
         for sends in 0..3 {
             sent(step(&mut courier, &behind, after(sends * 3)));
         }
         courier.connected_again();
+        // An answer may be on its way.
+        assert!(matches!(step(&mut courier, &behind, after(60)), Step::Rest(Some(due)) if due == after(63)));
         for sends in 0..3 {
-            sent(step(&mut courier, &behind, after(60 + sends * 3)));
+            sent(step(&mut courier, &behind, after(63 + sends * 3)));
         }
-        assert!(matches!(step(&mut courier, &behind, after(69)), Step::GiveUp(_)));
+        assert!(matches!(step(&mut courier, &behind, after(72)), Step::GiveUp(_)));
         // What was answered runs, whatever the connection does.
-        sent(step(&mut courier, &behind, after(70)));
-        courier.answered();
+        sent(step(&mut courier, &behind, after(73)));
+        answer(&mut courier, &behind, start);
         courier.connected_again();
         assert!(matches!(step(&mut courier, &behind, after(130)), Step::Rest(None)));
     }
@@ -274,23 +310,23 @@ mod tests {
     fn an_answer_or_progress_ends_the_sending() {
         let behind = Behind::new(&["dock"]);
         let start = Instant::now();
-        let mut answered = Courier::new(PATIENT);
+        let mut answered = own(PATIENT);
         sent(step(&mut answered, &behind, start));
-        answered.answered();
+        answer(&mut answered, &behind, start);
         assert!(matches!(step(&mut answered, &behind, start + Duration::from_secs(60)), Step::Rest(None)));
 
-        let mut running = Courier::new(PATIENT);
+        let mut running = own(PATIENT);
         sent(step(&mut running, &behind, start));
         behind.report(&behind.offers()[0], ReportedState::Downloading);
         assert!(matches!(step(&mut running, &behind, start + Duration::from_secs(60)), Step::Rest(None)));
         // A new connection finds it running, and doesn't send it again.
-        assert!(matches!(step(&mut Courier::new(PATIENT), &behind, start), Step::Rest(None)));
+        assert!(matches!(step(&mut own(PATIENT), &behind, start), Step::Rest(None)));
     }
 
     #[test]
     fn progress_is_matched_by_its_name_else_by_what_is_in_flight_and_an_earlier_attempt_by_neither() {
         let behind = Behind::new(&["dock"]);
-        let mut courier = Courier::new(PATIENT);
+        let mut courier = own(PATIENT);
         assert!(courier.concerned("any", 9).is_none());
         sent(step(&mut courier, &behind, Instant::now()));
         let own = behind.offers()[0].offer.id.unwrap();
@@ -311,7 +347,7 @@ mod tests {
     #[test]
     fn what_is_offered_while_something_runs_is_sent_afterwards() {
         let behind = Behind::new(&["dock"]);
-        let mut courier = Courier::new(Manner { together_max: 1, ..PATIENT });
+        let mut courier = own(Manner { together_max: 1, ..PATIENT });
         let start = Instant::now();
         sent(step(&mut courier, &behind, start));
         // Attached while the gateway's own upgrade runs, and asked for by itself.
@@ -324,7 +360,7 @@ mod tests {
         behind.engine.connect(connect, behind.now).wait().unwrap();
         behind.engine.decide(&check, behind.now).wait().unwrap();
         assert_eq!(behind.offers().len(), 2);
-        courier.answered();
+        answer(&mut courier, &behind, start);
         assert!(matches!(step(&mut courier, &behind, start), Step::Rest(None)));
         behind.report(&behind.offers()[0], ReportedState::Succeeded);
         assert_eq!(sent(step(&mut courier, &behind, start)), ["drone"]);
@@ -333,11 +369,60 @@ mod tests {
     #[test]
     fn devices_that_need_not_answer_are_sent_their_upgrade_once_and_again_when_they_ask() {
         let behind = Behind::new(&["dock"]);
-        let mut courier = Courier::new(Manner { answered: None, together_max: 1 });
+        let mut courier = own(Manner { answered: None, together_max: 1 });
         let now = Instant::now();
         assert_eq!(sent(step(&mut courier, &behind, now)), ["dock"]);
         assert!(matches!(step(&mut courier, &behind, now + Duration::from_secs(60)), Step::Rest(None)));
         courier.send_again();
         assert_eq!(sent(step(&mut courier, &behind, now)), ["dock"]);
+    }
+
+    #[test]
+    fn on_a_broker_an_order_of_an_earlier_time_is_waited_for_before_it_is_sent_again() {
+        let behind = Behind::new(&["dock"]);
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let later = Some(Timestamp(behind.now.0 + 1));
+        let mut anew = Courier::new(PATIENT, later);
+        assert!(matches!(step(&mut anew, &behind, start), Step::Rest(Some(due)) if due == after(3)));
+        assert_eq!(sent(step(&mut anew, &behind, after(3))), ["dock"]);
+        // Its answer comes first.
+        let mut in_time = Courier::new(PATIENT, later);
+        step(&mut in_time, &behind, start);
+        answer(&mut in_time, &behind, start);
+        assert!(matches!(step(&mut in_time, &behind, after(60)), Step::Rest(None)));
+        // What was offered since it is there was never sent.
+        assert_eq!(sent(step(&mut Courier::new(PATIENT, Some(behind.now)), &behind, start)), ["dock"]);
+    }
+
+    #[test]
+    fn what_needs_no_answer_and_is_not_known_to_run_is_sent_again_on_a_new_connection() {
+        let behind = Behind::new(&["dock"]);
+        let mut told = own(Manner { answered: None, together_max: 1 });
+        let now = Instant::now();
+        sent(step(&mut told, &behind, now));
+        told.connected_again();
+        assert_eq!(sent(step(&mut told, &behind, now)), ["dock"]);
+        behind.report(&behind.offers()[0], ReportedState::Installing);
+        told.connected_again();
+        assert!(matches!(step(&mut told, &behind, now), Step::Rest(None)));
+    }
+
+    #[test]
+    fn an_answer_counts_for_what_it_is_about_and_not_for_what_was_sent_since() {
+        let behind = Behind::new(&["dock"]);
+        let start = Instant::now();
+        let earlier = behind.offers()[0].offer.id.unwrap();
+        let mut courier = own(PATIENT);
+        sent(step(&mut courier, &behind, start));
+        let about = |offer| vec![Sent { device: name("dock"), upgrade: UpgradeId { offer, ..earlier } }];
+        courier.answered(&about(earlier.offer - 1), start);
+        assert_eq!(sent(step(&mut courier, &behind, start + Duration::from_secs(3))), ["dock"]);
+        courier.answered(&about(earlier.offer), start);
+        assert!(matches!(step(&mut courier, &behind, start + Duration::from_secs(60)), Step::Rest(None)));
+        // What was sent before a restart is known by its answer alone.
+        let mut anew = Courier::new(PATIENT, Some(Timestamp(behind.now.0 + 1)));
+        anew.answered(&about(earlier.offer), start);
+        assert!(matches!(step(&mut anew, &behind, start + Duration::from_secs(60)), Step::Rest(None)));
     }
 }

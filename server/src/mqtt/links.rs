@@ -6,12 +6,12 @@
 //!
 //! A newer link of the same device takes the place of an older one.
 
-use super::courier::{Courier, Sent, Step, is_other_attempt};
+use super::courier::{Courier, Manner, Sent, Step, is_other_attempt};
 use super::outbox::Outbox;
 use crate::app::App;
 use crate::dialect::{self, Tongue};
 use dashmap::{DashMap, Entry};
-use sluicegate::model::{Component, Event, EventKind, ReportedState};
+use sluicegate::model::{Component, Event, EventKind, ReportedState, Timestamp};
 use sluicegate::{Connect, DeviceName, Error, HeldOffer, Report};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -39,8 +39,13 @@ pub(crate) struct Link {
     wake: Notify,
     is_closed: AtomicBool,
     born: Instant,
+    there_since: Timestamp,
     /// Milliseconds since it was born.
     heard_ms: AtomicU64,
+    /// The connection over which it was heard last.
+    heard_on: AtomicU64,
+    /// Nothing is sent before what the device said first was taken: it may tell how far it is.
+    is_held: AtomicBool,
     /// Taken for gone after this long without a word; `None` where the connection tells.
     silence: Option<Duration>,
 }
@@ -104,6 +109,8 @@ impl Links {
     pub(super) fn connected_again(&self, outbox: &Outbox) {
         for link in self.by_device.iter().filter(|link| link.outbox.is_same(outbox)) {
             link.courier().connected_again();
+            // While there was none nobody could be heard.
+            link.note_time();
             link.wake.notify_one();
         }
     }
@@ -174,7 +181,9 @@ pub(crate) async fn concerned(app: &App, gateway: &DeviceName, link: Option<&Lin
         None => Some(gateway.clone()),
     };
     let sent = |held: &HeldOffer| Some(Sent { device: name(held)?, upgrade: held.offer.id? });
-    let held: Vec<Sent> = offers.iter().filter_map(sent).collect();
+    // What it is offered since it is there can't have been heard before.
+    let is_earlier = |held: &&HeldOffer| link.is_none_or(|link| held.upgrade.offered_at.is_some_and(|at| at < link.there_since));
+    let held: Vec<Sent> = offers.iter().filter(is_earlier).filter_map(sent).collect();
     let is_named = held.iter().any(|sent| sent.upgrade.to_string() == business_id);
     let may_be_meant = is_named || (!has_looked && !is_other_attempt(business_id, &held, newest));
     Ok(if may_be_meant { held } else { Vec::new() })
@@ -215,17 +224,21 @@ pub(crate) struct NewLink {
 
 impl Link {
     fn new(app: &App, to: &NewLink, epoch: u64) -> Self {
+        let there_since = app.now();
         Self {
             gateway: to.gateway.clone(),
             tongue: to.tongue,
             outbox: to.outbox.clone(),
             epoch,
             members: Mutex::default(),
-            courier: Mutex::new(Courier::new(dialect::manner(to.tongue, app))),
+            courier: Mutex::new(Courier::new(dialect::manner(to.tongue, app), to.silence.map(|_| there_since))),
             wake: Notify::new(),
             is_closed: AtomicBool::new(false),
             born: Instant::now(),
+            there_since,
             heard_ms: AtomicU64::new(0),
+            heard_on: AtomicU64::new(to.outbox.connection().unwrap_or_default()),
+            is_held: AtomicBool::new(to.silence.is_some()),
             silence: to.silence,
         }
     }
@@ -250,12 +263,37 @@ impl Link {
 
     /// Something was heard from the device.
     pub(crate) fn heard(&self) {
+        self.note_time();
+        if let Some(connection) = self.outbox.connection()
+            && self.heard_on.swap(connection, Ordering::Relaxed) != connection
+        {
+            self.wake.notify_one();
+        }
+    }
+
+    fn note_time(&self) {
         self.heard_ms.store(self.born.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
+    /// What the device said first was taken.
+    pub(crate) fn release(&self) {
+        if self.is_held.swap(false, Ordering::Relaxed) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Whether something may be sent now. After a broker was away its devices come back one by one, and perhaps with an answer: whoever
+    /// is to answer is sent nothing before it was heard again.
+    fn is_reached(&self, manner: Manner) -> bool {
+        let is_heard = |connection| self.heard_on.load(Ordering::Relaxed) == connection;
+        let needs_no_word = self.silence.is_none() || manner.answered.is_none();
+        !self.is_held.load(Ordering::Relaxed)
+            && self.outbox.connection().is_some_and(|connection| needs_no_word || is_heard(connection))
+    }
+
     /// What was sent has arrived.
-    pub(crate) fn answered(&self) {
-        self.courier().answered();
+    pub(crate) fn answered(&self, about: &[Sent]) {
+        self.courier().answered(about, Instant::now());
         self.wake.notify_one();
     }
 
@@ -270,7 +308,9 @@ impl Link {
         self.wake.notify_one();
     }
 
+    /// When it is taken for gone; never while nobody could be heard.
     fn silent_at(&self) -> Option<Instant> {
+        self.outbox.connection()?;
         Some(self.born + Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)) + self.silence?)
     }
 }
@@ -316,7 +356,8 @@ async fn send_while_open(app: &Arc<App>, link: &Arc<Link>) {
 /// One look at what is offered. Says when the next is due.
 async fn step(app: &Arc<App>, link: &Link) -> Result<Option<Instant>, Error> {
     loop {
-        if !link.outbox.is_open() {
+        let manner = dialect::manner(link.tongue, app);
+        if !link.is_reached(manner) {
             return Ok(None);
         }
         let offers = app.engine.read(|state| state.offers_behind(link.gateway.as_ref())).await?;

@@ -3,7 +3,7 @@
 use super::wire::Qos;
 use bytes::Bytes;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
 /// A message to be published.
@@ -26,13 +26,14 @@ impl Outgoing {
 #[derive(Clone, Debug)]
 pub(crate) struct Outbox {
     sender: mpsc::Sender<Outgoing>,
-    is_open: Arc<AtomicBool>,
+    /// Odd while there is a connection; larger with each.
+    connection: Arc<AtomicU64>,
 }
 
 impl Outbox {
     pub(crate) fn channel(messages_max: usize) -> (Self, mpsc::Receiver<Outgoing>) {
         let (sender, receiver) = mpsc::channel(messages_max);
-        (Self { sender, is_open: Arc::new(AtomicBool::new(true)) }, receiver)
+        (Self { sender, connection: Arc::new(AtomicU64::new(1)) }, receiver)
     }
 
     /// False where it was dropped.
@@ -46,10 +47,17 @@ impl Outbox {
 
     /// Whether there is a connection now. Without one nothing is sent, and nobody is waited for.
     pub(crate) fn is_open(&self) -> bool {
-        self.is_open.load(Ordering::Acquire)
+        self.connection().is_some()
+    }
+
+    /// Which connection there is now, in a number that no other one has.
+    pub(crate) fn connection(&self) -> Option<u64> {
+        Some(self.connection.load(Ordering::Acquire)).filter(|number| number % 2 == 1)
     }
 
     pub(super) fn set_open(&self, is_open: bool) {
-        self.is_open.store(is_open, Ordering::Release);
+        if self.is_open() != is_open {
+            self.connection.fetch_add(1, Ordering::AcqRel);
+        }
     }
 }

@@ -38,16 +38,11 @@ pub(crate) async fn receive(app: &Arc<App>, speaker: &Speaker, topic: UpTopic<'_
             Err(receipt) => return receipt,
         },
     };
-    let is_gateways_own = topic.sn() == &*said.speaker.device.device_id;
-    match topic {
-        UpTopic::Osd(sn) | UpTopic::State(sn) => said.note_version(app, sn).await,
-        _ if !is_gateways_own => Receipt::Foreign,
-        UpTopic::Status(sn) => said.update_topology(app, sn).await,
-        UpTopic::Events(sn) => said.take_event(app, sn).await,
-        UpTopic::ServicesReply(_) => said.take_reply(app).await,
-        UpTopic::Requests(sn) => said.answer_request(app, sn),
-        UpTopic::PropertySetReply(_) => Receipt::Ignored,
+    let receipt = said.take(app, topic).await;
+    if let Some(link) = said.speaker.link(app) {
+        link.release();
     }
+    receipt
 }
 
 /// On a broker: whose gateway speaks, and that it is there.
@@ -90,6 +85,19 @@ struct Said {
 }
 
 impl Said {
+    async fn take(&self, app: &Arc<App>, topic: UpTopic<'_>) -> Receipt {
+        let is_gateways_own = topic.sn() == &*self.speaker.device.device_id;
+        match topic {
+            UpTopic::Osd(sn) | UpTopic::State(sn) => self.note_version(app, sn).await,
+            _ if !is_gateways_own => Receipt::Foreign,
+            UpTopic::Status(sn) => self.update_topology(app, sn).await,
+            UpTopic::Events(sn) => self.take_event(app, sn).await,
+            UpTopic::ServicesReply(_) => self.take_reply(app).await,
+            UpTopic::Requests(sn) => self.answer_request(app, sn),
+            UpTopic::PropertySetReply(_) => Receipt::Ignored,
+        }
+    }
+
     async fn open(&self, app: &Arc<App>, attached: Vec<Arc<str>>) -> Result<Arc<Link>, Error> {
         let Speaker { device, outbox, silence } = self.speaker.clone();
         let (attached, foreign) = match silence {
@@ -176,7 +184,7 @@ impl Said {
             Ok(concerned) => concerned,
             Err(error) => return error.into(),
         };
-        let answered = || link.iter().for_each(|link| link.answered());
+        let answered = || link.iter().for_each(|link| link.answered(&concerned));
         let report = match meaning {
             Meaning::Nothing => return Receipt::Ignored,
             Meaning::Accepted => {
@@ -185,7 +193,7 @@ impl Said {
             }
             Meaning::Moved(report) | Meaning::Ended(report) => report,
         };
-        for Sent { device, upgrade } in concerned {
+        for Sent { device, upgrade } in concerned.iter().cloned() {
             let told = sluicegate::Report {
                 device,
                 upgrade,

@@ -49,13 +49,17 @@ pub(crate) async fn receive(app: &Arc<App>, speaker: &Speaker, topic: UpTopic, n
         }
     }
     let device = Asking { app, speaker, topic: name };
-    match topic {
+    let receipt = match topic {
         UpTopic::Inform => device.inform(payload).await,
         UpTopic::Progress => device.progress(payload).await,
         UpTopic::GetVersion => device.get_version(payload).await,
         UpTopic::Request => device.request(payload).await,
         UpTopic::UpgradeReply => device.upgrade_reply(payload).await,
+    };
+    if let Some(link) = speaker.link(app) {
+        link.release();
     }
+    receipt
 }
 
 /// A device that said something, and where it was said.
