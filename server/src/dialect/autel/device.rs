@@ -99,7 +99,7 @@ impl Said {
     }
 
     async fn open(&self, app: &Arc<App>, attached: Vec<Arc<str>>) -> Result<Arc<Link>, Error> {
-        let Speaker { device, outbox, silence } = self.speaker.clone();
+        let Speaker { device, outbox, silence, .. } = self.speaker.clone();
         let (attached, foreign) = match silence {
             None => (attached, Vec::new()),
             Some(_) => of_same_organization(app, &device, attached).await?,
@@ -242,6 +242,21 @@ async fn of_same_organization(
 
 fn shortened(method: &str) -> String {
     format!("method {:?} is not known here", method.chars().take(60).collect::<String>())
+}
+
+/// On a broker: those of a gateway's children that no other organization has, and those that one has. Registered here too, they would be
+/// nobody's, since their topics name no organization.
+async fn of_same_organization(
+    app: &App,
+    gateway: &DeviceName,
+    attached: Vec<Arc<str>>,
+) -> Result<(Vec<Arc<str>>, Vec<Arc<str>>), Error> {
+    let read = |state: &sluicegate::State| {
+        let is_ours =
+            |child: &Arc<str>| state.devices_called(None, child).iter().all(|name| name.organization == gateway.organization);
+        attached.iter().cloned().partition(is_ours)
+    };
+    app.engine.read(read).await
 }
 
 /// The order to upgrade: one message for all of them. Its business id is the first one's upgrade, so that it is the same however
