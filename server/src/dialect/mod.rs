@@ -101,8 +101,14 @@ pub(crate) async fn receive(app: &Arc<App>, speaker: &Speaker, topic: &str, payl
 }
 
 /// Takes what came through a broker: the topic tells who published it.
-pub(crate) async fn receive_from_broker(app: &Arc<App>, broker: &BrokerSpeaker, topic: &str, payload: &[u8]) -> Receipt {
-    let speaker = |device| Speaker { device, outbox: broker.outbox.clone(), silence: Some(broker.silence) };
+pub(crate) async fn receive_from_broker(
+    app: &Arc<App>,
+    broker: &BrokerSpeaker,
+    topic: &str,
+    payload: &[u8],
+    is_repeated: bool,
+) -> Receipt {
+    let speaker = |device| Speaker { device, outbox: broker.outbox.clone(), silence: Some(broker.silence), is_repeated };
     if let Some(up) = autel::topic::UpTopic::read(topic) {
         return match names::resolve(app, up.sn()).await {
             Ok(device) => autel::device::receive(app, &speaker(device), up, payload).await,

@@ -409,7 +409,8 @@ fn lane(app: &Arc<App>, speaker: &BrokerSpeaker) -> mpsc::Sender<Job> {
     tokio::spawn(async move {
         while let Some(Job { publication, receipt }) = jobs.recv().await {
             let Publication { topic, payload, .. } = &publication;
-            let taken = dialect::receive_from_broker(&app, &speaker, topic, payload).await;
+            let is_repeated = publication.duplicate && taken_before.holds(&publication);
+            let taken = dialect::receive_from_broker(&app, &speaker, topic, payload, is_repeated).await;
             taken.note(&app, "the broker", topic);
             // Whoever waited for it is gone with its connection; it comes again.
             let _ = receipt.send(taken);
@@ -449,10 +450,14 @@ impl Standing {
             }
             self.app.metrics.mqtt("event_sent");
         }
+        let mut taken_before = TakenBefore::default();
         Ok(())
     }
 }
 
+            if !matches!(taken, Receipt::Later(_)) {
+                taken_before.note(&publication);
+            }
 impl Events {
     /// What was in flight on the last connection is published again on this one.
     fn begin_connection(&mut self, app: &Arc<App>) {
@@ -460,6 +465,32 @@ impl Events {
         if self.feed.restart() {
             self.pages = EventReader::new(&app.engine, position.saturating_add(1)).into_channel();
         }
+/// What a lane took last: as much as may be unacknowledged, and so may come again.
+#[derive(Debug, Default)]
+struct TakenBefore(VecDeque<u64>);
+
+impl TakenBefore {
+    fn note(&mut self, publication: &Publication) {
+        if publication.qos == Qos::AtMostOnce {
+            return;
+        }
+        if self.0.len() >= usize::from(RECEIVE_MAX) {
+            self.0.pop_front();
+        }
+        self.0.push_back(Self::mark(publication));
+    }
+
+    fn holds(&self, publication: &Publication) -> bool {
+        self.0.contains(&Self::mark(publication))
+    }
+
+    fn mark(publication: &Publication) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&publication.topic, &publication.payload).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
     }
 
     fn save_due(&self) -> Option<Instant> {

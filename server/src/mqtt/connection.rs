@@ -220,7 +220,7 @@ impl Client {
                 let DeviceName { organization, product_id, device_id } = &name;
                 let place = format!("device\0{organization}\0{product_id}\0{device_id}\0{client_id}");
                 let (outbox, outgoing) = Outbox::channel(OUTBOX_MESSAGES_MAX);
-                let speaker = Speaker { device: name, outbox, silence: None };
+                let speaker = Speaker { device: name, outbox, silence: None, is_repeated: false };
                 let device = Device { speaker, outgoing, filters: BTreeMap::new() };
                 (Role::Device(device), pass, Place::take(app, place), false)
             }

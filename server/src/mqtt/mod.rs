@@ -67,6 +67,8 @@ pub(crate) struct Speaker {
     pub(crate) outbox: Outbox,
     /// On a broker: how long a device may be silent before it is taken for gone. There whoever speaks is there.
     pub(crate) silence: Option<Duration>,
+    /// What it says now was taken before, and comes again because the acknowledgement was lost on the way.
+    pub(crate) is_repeated: bool,
 }
 
 impl Speaker {

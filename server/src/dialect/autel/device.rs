@@ -178,6 +178,10 @@ impl Said {
     }
 
     async fn take_meaning(&self, app: &App, meaning: Meaning) -> Receipt {
+        // Told again it would be taken for the next attempt's.
+        if self.speaker.is_repeated {
+            return Receipt::Stale;
+        }
         let link = self.speaker.link(app);
         let concerned = match links::concerned(app, &self.speaker.device, link.as_deref(), &self.envelope.bid).await {
             Ok(concerned) if concerned.is_empty() => return Receipt::Stale,
@@ -242,21 +246,6 @@ async fn of_same_organization(
 
 fn shortened(method: &str) -> String {
     format!("method {:?} is not known here", method.chars().take(60).collect::<String>())
-}
-
-/// On a broker: those of a gateway's children that no other organization has, and those that one has. Registered here too, they would be
-/// nobody's, since their topics name no organization.
-async fn of_same_organization(
-    app: &App,
-    gateway: &DeviceName,
-    attached: Vec<Arc<str>>,
-) -> Result<(Vec<Arc<str>>, Vec<Arc<str>>), Error> {
-    let read = |state: &sluicegate::State| {
-        let is_ours =
-            |child: &Arc<str>| state.devices_called(None, child).iter().all(|name| name.organization == gateway.organization);
-        attached.iter().cloned().partition(is_ours)
-    };
-    app.engine.read(read).await
 }
 
 /// The order to upgrade: one message for all of them. Its business id is the first one's upgrade, so that it is the same however

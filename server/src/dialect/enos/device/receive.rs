@@ -31,7 +31,7 @@ pub(crate) async fn subscribed(app: &Arc<App>, speaker: &Speaker, hears: impl Fn
 }
 
 async fn open(app: &Arc<App>, speaker: &Speaker) -> Result<Arc<Link>, Error> {
-    let Speaker { device, outbox, silence } = speaker.clone();
+    let Speaker { device, outbox, silence, .. } = speaker.clone();
     let to = NewLink { gateway: device, attached: Vec::new(), tongue: Tongue::Enos, outbox, silence };
     Ok(links::open(app, &to).await?.0)
 }
@@ -126,6 +126,10 @@ impl Asking<'_> {
 
     async fn try_progress(&self, payload: &[u8]) -> Answered {
         let told: Received<ProgressReport> = Self::read(payload)?;
+        // Told again it would be taken for the next attempt's.
+        if self.speaker.is_repeated {
+            return Ok((told.reply(), Receipt::Stale));
+        }
         let held = self.held(&told).await?;
         let Some(upgrade) = held.first().and_then(|held| held.offer.id) else { return Ok((told.reply(), Receipt::Stale)) };
         let report = match told.params.meaning() {
