@@ -495,6 +495,12 @@ impl TakenBefore {
 
     fn save_due(&self) -> Option<Instant> {
         (self.feed.position() > self.saved).then_some(self.save_due)
+        if publication.retain {
+            // The broker has kept it, who knows for how long: it tells neither how an upgrade is nor that somebody is there.
+            self.app.metrics.mqtt(Receipt::Ignored.name());
+            let _ = receipt.send(Receipt::Ignored);
+            return Unacknowledged { publication, receipt: receiver };
+        }
     }
 
     /// Best effort: what isn't written down is published again after a restart.
