@@ -125,7 +125,7 @@ pub(crate) async fn receive_from_broker(
 }
 
 /// What to subscribe to at a broker to hear every device, and how certainly. Gateways' requests are left to whoever runs the broker: two
-/// answers to one would be one too many. How a gateway is comes again every two seconds: it isn't to take the place of what comes once in
+/// answers to one would be one too many. How they are comes again every two seconds; it isn't to take the place of what comes once in
 /// what a broker keeps for us while we are away.
 pub(crate) fn broker_filters() -> Vec<(&'static str, Qos)> {
     let autel = autel::topic::filters().into_iter().filter(|filter| !filter.ends_with("/requests"));

@@ -306,8 +306,8 @@ impl Broker {
             None => None,
         };
         let filters = dialect::broker_filters();
-        let named = |filter: &str| group.map_or_else(|| filter.to_owned(), |group| format!("$share/{group}/{filter}"));
-        let filters: Vec<(String, Qos)> = filters.into_iter().map(|(filter, qos)| (named(filter), qos)).collect();
+        let shared = |filter: &str| group.map_or_else(|| filter.to_owned(), |group| format!("$share/{group}/{filter}"));
+        let filters: Vec<(String, Qos)> = filters.into_iter().map(|(filter, qos)| (shared(filter), qos)).collect();
         let wanted: Vec<(&str, Qos)> = filters.iter().map(|(filter, qos)| (filter.as_str(), *qos)).collect();
         let own = line.wire.subscribe(&wanted)?;
         line.flush().await?;
