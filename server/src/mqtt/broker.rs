@@ -122,16 +122,29 @@ impl Broker {
         let speaker = BrokerSpeaker { outbox: outbox.clone(), silence: self.config.silence };
         let lanes = (0..LANES).map(|_| lane(&app, &speaker)).collect();
         let version = if self.config.is_version_5 { ProtocolVersion::V5 } else { ProtocolVersion::V311 };
-        let events = if app.config.mqtt.events { Some(self.events(&app).await) } else { None };
-        let mut standing = Standing { app, lanes, outbox, outgoing, events, version, vacancy_max: 0 };
+        let mut stopping = stopped;
+        let events = async { if app.config.mqtt.events { Some(self.events(&app).await) } else { None } };
+        let events = tokio::select! {
+            events = events => events,
+            _ = stopping.wait_for(|stopped| *stopped) => return,
+        };
+        let mut standing = Standing { app, lanes, outbox, outgoing, events, version };
+        tokio::select! {
+            () = self.stay_connected(&mut standing) => {}
+            _ = stopping.wait_for(|stopped| *stopped) => {}
+        }
+        if let Some(events) = &mut standing.events
+            && events.save_due().is_some()
+        {
+            let _ = timeout(ANSWER_WAIT, events.save(&standing.app, &self.config)).await;
+        }
+    }
+
+    async fn stay_connected(&self, standing: &mut Standing) {
         let mut pause = PAUSE_MIN;
-        let mut stopping = stopped.clone();
         loop {
             let begun = Instant::now();
-            let ended = tokio::select! {
-                ended = self.connection(&mut standing) => ended,
-                _ = stopping.wait_for(|stopped| *stopped) => return,
-            };
+            let ended = self.connection(standing).await;
             standing.outbox.set_open(false);
             standing.app.metrics.mqtt_broker(false);
             // One that held for a while begins anew with short pauses.
@@ -461,36 +474,8 @@ impl Standing {
 impl Events {
     /// What was in flight on the last connection is published again on this one.
     fn begin_connection(&mut self, app: &Arc<App>) {
-        let position = self.feed.position();
-        if self.feed.restart() {
-            self.pages = EventReader::new(&app.engine, position.saturating_add(1)).into_channel();
-        }
-/// What a lane took last: as much as may be unacknowledged, and so may come again.
-#[derive(Debug, Default)]
-struct TakenBefore(VecDeque<u64>);
-
-impl TakenBefore {
-    fn note(&mut self, publication: &Publication) {
-        if publication.qos == Qos::AtMostOnce {
-            return;
-        }
-        if self.0.len() >= usize::from(RECEIVE_MAX) {
-            self.0.pop_front();
-        }
-        self.0.push_back(Self::mark(publication));
-    }
-
-    fn holds(&self, publication: &Publication) -> bool {
-        self.0.contains(&Self::mark(publication))
-    }
-
-    fn mark(publication: &Publication) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        (&publication.topic, &publication.payload).hash(&mut hasher);
-        hasher.finish()
-    }
-}
-
+        self.feed.restart();
+        self.pages = EventReader::new(&app.engine, self.feed.position().saturating_add(1)).into_channel();
     }
 
     fn save_due(&self) -> Option<Instant> {

@@ -125,17 +125,12 @@ impl Feed {
         self.has_sent = false;
     }
 
-    /// Goes back to what was acknowledged; says whether events have to be read again from there.
-    pub(super) fn restart(&mut self) -> bool {
-        let position = self.position();
-        let is_behind = !self.in_flight.is_empty() || self.once_more.is_some();
+    /// Goes back to what was acknowledged: events are to be read anew from there.
+    pub(super) fn restart(&mut self) {
+        self.passed = self.position();
         self.in_flight.clear();
         self.once_more = None;
-        if is_behind {
-            self.waiting.clear();
-            self.passed = position;
-        }
-        is_behind
+        self.waiting.clear();
     }
 
     /// It was published, to be acknowledged under this number.

@@ -151,18 +151,20 @@ impl Service {
         let pump = pump::Pump::new(Arc::clone(&app));
         let run = move || {
             runtime.block_on(async {
+                // Ends by itself when it is told to.
                 let broker = async {
-                    match broker {
-                        Some(broker) => broker.run(Arc::clone(&app), stopped.clone()).await,
-                        None => std::future::pending().await,
+                    if let Some(broker) = broker {
+                        broker.run(Arc::clone(&app), stopped.clone()).await;
                     }
                 };
                 let mut stopping = stopped.clone();
-                let work = async { tokio::join!(pump.run(), sessions::sweep(&app), broker) };
-                tokio::select! {
-                    _ = work => {}
-                    _ = stopping.wait_for(|stopped| *stopped) => {}
-                }
+                let others = async {
+                    tokio::select! {
+                        _ = async { tokio::join!(pump.run(), sessions::sweep(&app)) } => {}
+                        _ = stopping.wait_for(|stopped| *stopped) => {}
+                    }
+                };
+                tokio::join!(broker, others);
             });
             runtime.shutdown_background();
         };
