@@ -22,6 +22,7 @@ use crate::config::BrokerConfig;
 use crate::dialect::{self, BrokerSpeaker};
 use crate::event_reader::EventReader;
 use crate::http::tls::{TlsError, client_config};
+use crate::secrets;
 use rustls::pki_types::ServerName;
 use sluicegate::model::{Subscription, SubscriptionId};
 use sluicegate::{EventPage, State};
@@ -49,6 +50,8 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Of what may be in flight.
+const EVENTS_LEAVE_ROOM: usize = 8;
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// The session lasts this long while we are away: what devices said meanwhile is kept for us.
 const SESSION_EXPIRY_S: u32 = 86_400;
@@ -66,8 +69,6 @@ struct Standing {
     outgoing: mpsc::Receiver<Outgoing>,
     events: Option<Events>,
     version: ProtocolVersion,
-    /// How many publications the broker takes unacknowledged.
-    vacancy_max: usize,
 }
 
 /// Where the publishing of events is.
@@ -75,8 +76,17 @@ struct Events {
     id: SubscriptionId,
     feed: Feed,
     pages: mpsc::Receiver<EventPage>,
+    /// 0 where nothing was written down yet.
     saved: u64,
     save_due: Instant,
+}
+
+/// What the broker has granted us for the length of a connection.
+#[derive(Clone, Copy, Debug)]
+struct Granted {
+    shared_subscriptions: bool,
+    /// How often we say that we are there.
+    ping_every: Duration,
 }
 
 /// A publication on its way through a lane.
@@ -160,11 +170,8 @@ impl Broker {
                 tracing::warn!(host = self.config.host, port = self.config.port, %error, retry_after = ?pause, "no connection to the broker");
             }
             // Not the same for every server, so that those of one broker don't come back together.
-            let jitter = pause.mul_f64(f64::from(std::process::id() % 100) / 200.0);
-            tokio::select! {
-                () = sleep(pause + jitter) => {}
-                _ = stopping.wait_for(|stopped| *stopped) => return,
-            }
+            let [chance] = secrets::random().unwrap_or([u8::MAX / 2]);
+            sleep(pause + pause.mul_f64(f64::from(chance) / 512.0)).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
     }
@@ -209,9 +216,10 @@ impl Broker {
         let (reader, writer) = tokio::io::split(stream);
         let wire = ClientWire::new(standing.version, limits);
         let mut line = Line { reader, writer, wire, heard: Vec::new() };
-        let shared = self.log_in(&mut line, standing).await?;
-        standing.vacancy_max = line.wire.vacancy();
-        self.subscribe(&mut line, shared).await?;
+        let Granted { shared_subscriptions, ping_every } = self.log_in(&mut line, standing).await?;
+        self.subscribe(&mut line, shared_subscriptions).await?;
+        // Some room is left for what devices are told, however little there is.
+        let room = (line.wire.vacancy() / 2).min(EVENTS_LEAVE_ROOM);
         tracing::info!(host = self.config.host, port = self.config.port, "connected to the broker");
         standing.app.metrics.mqtt_broker(true);
         // What was on its way when the last connection ended is written anew, with what devices were offered since.
@@ -222,13 +230,17 @@ impl Broker {
         if let Some(events) = &mut standing.events {
             events.begin_connection(&standing.app);
         }
-        let mut ping_due = Instant::now() + KEEP_ALIVE / 2;
+        let mut ping_due = Instant::now() + ping_every;
         let mut pong_due: Option<Instant> = None;
         loop {
+            let has_heard = !line.heard.is_empty();
             for said in std::mem::take(&mut line.heard) {
                 match said {
                     FromServer::Publish(publication) => unacknowledged.push_back(standing.take(publication).await),
-                    FromServer::Acknowledged { packet_id, .. } => {
+                    FromServer::Acknowledged { packet_id, refused } => {
+                        if refused {
+                            self.note_refusal(&standing.app);
+                        }
                         if let Some(events) = &mut standing.events {
                             events.feed.acknowledged(packet_id);
                         }
@@ -238,9 +250,13 @@ impl Broker {
                     _ => {}
                 }
             }
-            standing.publish_events(&mut line.wire)?;
+            standing.publish_events(&mut line.wire, room)?;
             line.flush().await?;
             let may_read = unacknowledged.len() < usize::from(RECEIVE_MAX);
+            // Whoever speaks is there, and while we don't listen nobody can be blamed for silence.
+            if has_heard || !may_read {
+                pong_due = pong_due.map(|_| Instant::now() + ANSWER_WAIT);
+            }
             let save_due = standing.events.as_ref().and_then(Events::save_due);
             let due = [Some(ping_due), pong_due, save_due].into_iter().flatten().min().unwrap_or(ping_due);
             let vacancy = line.wire.vacancy();
@@ -248,7 +264,7 @@ impl Broker {
                 read = line.hear(), if may_read => read?,
                 receipt = next_receipt(&mut unacknowledged) => {
                     let (publication, receipt) = receipt;
-                    line.wire.acknowledge(&publication, acknowledgement(&receipt)?);
+                    line.wire.acknowledge(&publication, acknowledgement(&publication, &receipt)?);
                 }
                 Some(message) = standing.outgoing.recv(), if vacancy > 0 => {
                     let outcome = match line.wire.publish(&message.topic, message.payload, message.qos) {
@@ -266,12 +282,12 @@ impl Broker {
                 () = sleep_until(due) => {}
             }
             let now = Instant::now();
-            if pong_due.is_some_and(|due| due <= now) {
+            if pong_due.is_some_and(|due| due <= now) && line.heard.is_empty() {
                 return Err(Broken::Silent);
             }
             if ping_due <= now {
                 line.wire.ping();
-                ping_due = now + KEEP_ALIVE / 2;
+                ping_due = now + ping_every;
                 pong_due = Some(pong_due.unwrap_or(now + ANSWER_WAIT));
             }
             if let Some(events) = &mut standing.events
@@ -282,8 +298,14 @@ impl Broker {
         }
     }
 
-    /// Says whether the broker has shared subscriptions.
-    async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(&self, line: &mut Line<S>, standing: &Standing) -> Result<bool, Broken> {
+    /// Something that we published, to a device or of an event, was not taken: a 5.0 broker says so.
+    fn note_refusal(&self, app: &App) {
+        app.metrics.mqtt("broker_refused");
+        let what = "the broker refuses what is published; let this server publish to devices' topics and to sluicegate/events/#";
+        app.mqtt.noise.tell("broker_refused", &self.config.host, what);
+    }
+
+    async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(&self, line: &mut Line<S>, standing: &Standing) -> Result<Granted, Broken> {
         line.wire.connect(&ConnectOptions {
             version: standing.version,
             client_id: self.config.client_id.clone(),
@@ -302,7 +324,12 @@ impl Broker {
             Ok::<_, Broken>(line.heard.remove(0))
         };
         match timeout(ANSWER_WAIT, answered).await.map_err(|_| Broken::Silent)?? {
-            FromServer::Connected { shared_subscriptions, .. } => Ok(shared_subscriptions),
+            FromServer::Connected { shared_subscriptions, keep_alive_s, .. } => {
+                // The broker's wish counts; 0 is any time.
+                let wished =
+                    keep_alive_s.filter(|seconds| *seconds > 0).map_or(KEEP_ALIVE, |seconds| Duration::from_secs(seconds.into()));
+                Ok(Granted { shared_subscriptions, ping_every: wished.min(KEEP_ALIVE) / 2 })
+            }
             FromServer::Refused { is_version: true, .. } if standing.version == ProtocolVersion::V5 => Err(Broken::Version),
             FromServer::Refused { reason, .. } => Err(Broken::Refused(reason)),
             other => Err(Broken::Closed(format!("{other:?} instead of an answer to our CONNECT"))),
@@ -372,8 +399,12 @@ impl<S: AsyncRead + AsyncWrite> Line<S> {
     async fn flush(&mut self) -> Result<(), Broken> {
         if !self.wire.output().is_empty() {
             let output = self.wire.output().split();
-            timeout(ANSWER_WAIT, self.writer.write_all(&output)).await.map_err(|_| Broken::Silent)??;
-            self.writer.flush().await?;
+            let write = async {
+                self.writer.write_all(&output).await?;
+                // TLS keeps back what the socket doesn't take at once.
+                self.writer.flush().await
+            };
+            timeout(ANSWER_WAIT, write).await.map_err(|_| Broken::Silent)??;
         }
         Ok(())
     }
@@ -396,10 +427,10 @@ async fn next_receipt(unacknowledged: &mut VecDeque<Unacknowledged>) -> (Publica
     }
 }
 
-/// What can't be written now isn't acknowledged: it comes again with the next connection.
-fn acknowledgement(receipt: &Receipt) -> Result<Acknowledgement, Broken> {
+/// What can't be written now isn't acknowledged: it comes again with the next connection. What nobody keeps for us is lost either way.
+fn acknowledgement(publication: &Publication, receipt: &Receipt) -> Result<Acknowledgement, Broken> {
     match receipt {
-        Receipt::Later(_) => Err(Broken::Later),
+        Receipt::Later(_) if publication.qos != Qos::AtMostOnce => Err(Broken::Later),
         // To a broker there is nothing to be told of what its clients say.
         _ => Ok(Acknowledgement::Taken),
     }
@@ -410,9 +441,9 @@ async fn next_page(app: &App, events: &mut Option<Events>) -> Option<EventPage> 
     if let Some(page) = events.pages.recv().await {
         return Some(page);
     }
-    // They could not be read; they are read on from there.
-    sleep(PAUSE_MIN).await;
+    // They could not be read; they are read on from there. The pause may be cut short by whatever else happens.
     events.pages = EventReader::new(&app.engine, events.feed.passed().saturating_add(1)).into_channel();
+    sleep(PAUSE_MIN).await;
     None
 }
 
@@ -420,11 +451,15 @@ fn lane(app: &Arc<App>, speaker: &BrokerSpeaker) -> mpsc::Sender<Job> {
     let (sender, mut jobs) = mpsc::channel::<Job>(LANE_MESSAGES_MAX);
     let (app, speaker) = (Arc::clone(app), speaker.clone());
     tokio::spawn(async move {
+        let mut taken_before = TakenBefore::default();
         while let Some(Job { publication, receipt }) = jobs.recv().await {
             let Publication { topic, payload, .. } = &publication;
             let is_repeated = publication.duplicate && taken_before.holds(&publication);
             let taken = dialect::receive_from_broker(&app, &speaker, topic, payload, is_repeated).await;
             taken.note(&app, "the broker", topic);
+            if !matches!(taken, Receipt::Later(_)) {
+                taken_before.note(&publication);
+            }
             // Whoever waited for it is gone with its connection; it comes again.
             let _ = receipt.send(taken);
         }
@@ -432,10 +467,42 @@ fn lane(app: &Arc<App>, speaker: &BrokerSpeaker) -> mpsc::Sender<Job> {
     sender
 }
 
+/// What a lane took last: as much as may be unacknowledged, and so may come again.
+#[derive(Debug, Default)]
+struct TakenBefore(VecDeque<u64>);
+
+impl TakenBefore {
+    fn note(&mut self, publication: &Publication) {
+        if publication.qos == Qos::AtMostOnce {
+            return;
+        }
+        if self.0.len() >= usize::from(RECEIVE_MAX) {
+            self.0.pop_front();
+        }
+        self.0.push_back(Self::mark(publication));
+    }
+
+    fn holds(&self, publication: &Publication) -> bool {
+        self.0.contains(&Self::mark(publication))
+    }
+
+    fn mark(publication: &Publication) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&publication.topic, &publication.payload).hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
 impl Standing {
     /// Puts a publication into its device's lane; waits where that is full.
     async fn take(&self, publication: Publication) -> Unacknowledged {
         let (receipt, receiver) = oneshot::channel();
+        if publication.retain {
+            // The broker has kept it, who knows for how long: it tells neither how an upgrade is nor that somebody is there.
+            self.app.metrics.mqtt(Receipt::Ignored.name());
+            let _ = receipt.send(Receipt::Ignored);
+            return Unacknowledged { publication, receipt: receiver };
+        }
         // The level that names the device is another in each dialect; what they share is that it is not the last.
         let mut hasher = DefaultHasher::new();
         dialect::device_level(&publication.topic).hash(&mut hasher);
@@ -446,12 +513,8 @@ impl Standing {
         Unacknowledged { publication, receipt: receiver }
     }
 
-    fn publish_events(&mut self, wire: &mut ClientWire) -> Result<(), Broken> {
+    fn publish_events(&mut self, wire: &mut ClientWire, room: usize) -> Result<(), Broken> {
         const OUTPUT_BYTES_MAX: usize = 256 << 10;
-        // Some room is left for what devices are told.
-        const ROOM: usize = 8;
-        // A broker that takes few at once has none to spare.
-        let room = if self.vacancy_max > 2 * ROOM { ROOM } else { 0 };
         let Some(events) = &mut self.events else { return Ok(()) };
         while wire.vacancy() > room && wire.output().len() < OUTPUT_BYTES_MAX {
             let Some(Due { topic, event, qos }) = events.feed.next() else { break };
@@ -463,14 +526,10 @@ impl Standing {
             }
             self.app.metrics.mqtt("event_sent");
         }
-        let mut taken_before = TakenBefore::default();
         Ok(())
     }
 }
 
-            if !matches!(taken, Receipt::Later(_)) {
-                taken_before.note(&publication);
-            }
 impl Events {
     /// What was in flight on the last connection is published again on this one.
     fn begin_connection(&mut self, app: &Arc<App>) {
@@ -480,12 +539,6 @@ impl Events {
 
     fn save_due(&self) -> Option<Instant> {
         (self.feed.position() > self.saved).then_some(self.save_due)
-        if publication.retain {
-            // The broker has kept it, who knows for how long: it tells neither how an upgrade is nor that somebody is there.
-            self.app.metrics.mqtt(Receipt::Ignored.name());
-            let _ = receipt.send(Receipt::Ignored);
-            return Unacknowledged { publication, receipt: receiver };
-        }
     }
 
     /// Best effort: what isn't written down is published again after a restart.
