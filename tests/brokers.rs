@@ -96,6 +96,15 @@ fn tls_is_spoken_with_a_broker_whose_authority_is_known_and_with_no_other() {
 }
 
 #[test]
+fn a_broker_that_takes_no_events_is_told_of_in_the_log_and_devices_are_served_all_the_same() {
+    let broker = Mosquitto::setup().may("topic readwrite thing/#\ntopic readwrite sys/#\n").start();
+    let station = Station::through(broker, "");
+    serves(&station, "g");
+    wait_for_log(&station, "the broker refuses what is published");
+    assert!(station.messages("broker_refused") > 0);
+}
+
+#[test]
 fn a_serial_number_of_two_organizations_is_refused_and_counted() {
     let station = Station::on(Way::Broker);
     let token = issue_token(&station.server.admin(), json!({ "role": "operator", "organization": "other" }));
@@ -137,6 +146,34 @@ fn a_serial_number_that_nobody_knows_is_refused_until_somebody_does() {
     let task = station.task(json!({}));
     stranger.upgrade();
     station.row_in(&task, "stranger", "succeeded");
+}
+
+#[test]
+fn nobody_reaches_into_another_organization_by_what_a_message_says() {
+    let station = Station::on(Way::Broker);
+    let token = issue_token(&station.server.admin(), json!({ "role": "operator", "organization": "other" }));
+    let other = station.server.anonymous().with_token(&token);
+    Fleet::new(&other, PRODUCT);
+    let device = json!({ "components": [{ "type": 1, "identify": 0, "version": FROM }] });
+    for sn in ["rogue", "drone"] {
+        other.put(&format!("/api/v1/products/{PRODUCT}/devices/{sn}"), &device).expect(201);
+    }
+    let mut own = station.gateway("own");
+    let address = station.broker.as_ref().unwrap().address();
+    let mut rogue = crate::gateway_support::Gateway::through(&address, "rogue");
+    // It says that it is attached to another's dock, and another's dock that the drone is attached to it.
+    let state = json!({ "tid": "t", "bid": "b", "timestamp": 1, "gateway": "own", "data": { "firmware_version": "6.6" } });
+    rogue.publish("thing/product/rogue/state", &state);
+    // It has spoken for itself.
+    let device = format!("/api/v1/products/{PRODUCT}/devices/rogue");
+    wait_until("it was heard", || (other.get(&device).expect(200).json()["components"][0]["version"] == "6.6").then_some(()));
+    own.come_online(&["drone"]);
+    wait_until("it was refused", || (station.messages("attachment_refused") >= 1).then_some(()));
+    rogue.settle();
+    own.settle();
+    for sn in ["rogue", "drone"] {
+        assert_eq!(station.operator.get(&format!("/api/v1/products/{PRODUCT}/devices/{sn}")).status, 404, "{sn}");
+    }
 }
 
 #[test]

@@ -116,6 +116,34 @@ fn every_event_reaches_a_consumer_in_order_though_server_and_broker_are_killed()
 }
 
 #[test]
+fn a_server_that_was_stopped_goes_on_with_the_events_where_it_was() {
+    let broker = Mosquitto::start();
+    let mut consumer = Consumer::start(&broker);
+    let mut station = Station::through(broker, "");
+    for _ in 0..40 {
+        station.fleet.start_task(&station.operator, json!({ "from_versions": ["0.1"], "maximum_concurrency": 1 }));
+    }
+    let mut started = 0;
+    let told = sequences(&station, |event| {
+        started += usize::from(event["kind"] == "task_started");
+        started == 40
+    });
+    consumer.wait_for(*told.last().unwrap());
+    assert!(station.server.stop().success());
+    station.start_again();
+    station.task(json!({ "from_versions": ["0.2"] }));
+    let mut started = 0;
+    let told = sequences(&station, |event| {
+        started += usize::from(event["kind"] == "task_started");
+        started == 41
+    });
+    consumer.wait_for(*told.last().unwrap());
+    // What the broker had but not yet acknowledged comes again: it takes 20 at once.
+    let twice = consumer.has_heard_in_order(&told);
+    assert!(twice <= 20, "{twice} came more than once: {:?}", consumer.heard);
+}
+
+#[test]
 fn events_can_be_turned_off() {
     let broker = Mosquitto::start();
     let consumer = Consumer::start(&broker);

@@ -2,9 +2,10 @@
 //! twice, and nothing lost that was acknowledged.
 
 use crate::common::mqtt::MqttClient;
-use crate::common::wait_until;
+use crate::common::{Mosquitto, wait_until};
 use crate::gateway_support::{Gateway, Station, Way};
 use serde_json::{Value, json};
+use sluicegate_server::mqtt::wire::Qos;
 
 fn address(station: &Station) -> String {
     station.broker.as_ref().unwrap().address()
@@ -34,6 +35,25 @@ fn sent() -> Value {
 
 fn downloading() -> Value {
     json!({ "progress": { "percent": 40, "step_key": "download_firmware" } })
+}
+
+#[test]
+fn ready_waits_for_no_broker_and_devices_are_served_once_there_is_one() {
+    let mut broker = Mosquitto::start();
+    broker.kill();
+    let url = broker.url();
+    // It says `ready` here, else this doesn't return.
+    let mut station = Station::through_at(broker, &url, "");
+    station.register("g", json!({}));
+    let task = station.task(json!({}));
+    wait_for_failures(&station, 2);
+    assert_eq!(station.row(&task, "g")["state"], "waiting");
+    station.broker().start_again();
+    station.wait_for_broker();
+    let mut gateway = station.connect("g");
+    gateway.come_online(&[]);
+    gateway.upgrade();
+    succeeded_at_once(&station, &task, "g");
 }
 
 #[test]
@@ -140,6 +160,72 @@ fn a_restart_of_the_server_goes_unnoticed_by_gateways_that_only_tell_how_they_ar
 }
 
 #[test]
+fn what_was_told_while_the_server_was_away_counts_on_its_return_and_nothing_is_ordered_twice() {
+    let mut station = Station::on(Way::Broker);
+    let mut gateways: Vec<Gateway> = (0..4).map(|number| station.gateway(&format!("g{number}"))).collect();
+    let task = station.task(json!({}));
+    let orders: Vec<Value> = gateways.iter_mut().map(Gateway::order).collect();
+    // Of the first two it is known that they have begun; of the others nothing.
+    for (gateway, order) in gateways.iter_mut().zip(&orders).take(2) {
+        gateway.progress(&order["bid"], "in_progress", downloading());
+        station.row_in(&task, &gateway.sn, "downloading");
+    }
+    station.server.kill();
+    for (number, (gateway, order)) in gateways.iter_mut().zip(&orders).enumerate() {
+        // Under the order's id, and under ids of their own.
+        let bid = if number % 2 == 0 { order["bid"].clone() } else { json!("of-its-own") };
+        gateway.answer(order, sent());
+        gateway.progress(&bid, "in_progress", downloading());
+        gateway.progress(&bid, "ok", json!({}));
+    }
+    station.start_again();
+    for gateway in &mut gateways {
+        succeeded_at_once(&station, &task, &gateway.sn);
+        gateway.settle();
+        gateway.hears_nothing();
+    }
+}
+
+#[test]
+fn an_end_that_was_told_while_the_server_was_away_counts_without_anything_before_it() {
+    let mut station = Station::on(Way::Broker);
+    let mut ok = station.gateway("ok");
+    let mut failed = station.gateway("failed");
+    let task = station.task(json!({}));
+    let order = ok.order();
+    failed.order();
+    station.server.kill();
+    ok.progress(&order["bid"], "ok", json!({}));
+    failed.progress(&json!("of-its-own"), "failed", json!({ "sub_status": "VERIFY_FAILED" }));
+    station.start_again();
+    succeeded_at_once(&station, &task, "ok");
+    assert_eq!(station.row_in(&task, "failed", "failed")["attempts"], 1);
+    for gateway in [&mut ok, &mut failed] {
+        gateway.settle();
+        gateway.hears_nothing();
+    }
+}
+
+#[test]
+fn measurements_that_pile_up_while_the_server_is_away_displace_nothing_that_counts() {
+    let broker = Mosquitto::setup().more("max_queued_messages 100").start();
+    let mut station = Station::through(broker, "");
+    let mut gateway = station.gateway("g");
+    let task = station.task(json!({}));
+    let order = gateway.order();
+    gateway.progress(&order["bid"], "in_progress", downloading());
+    station.row_in(&task, "g", "downloading");
+    station.server.kill();
+    let osd = json!({ "tid": "t", "bid": "b", "timestamp": 1, "gateway": "g", "data": { "mode_code": 0 } });
+    for _ in 0..300 {
+        gateway.publish("thing/product/g/osd", &osd);
+    }
+    gateway.progress(&order["bid"], "ok", json!({}));
+    station.start_again();
+    succeeded_at_once(&station, &task, "g");
+}
+
+#[test]
 fn both_may_be_killed_and_the_rollout_goes_on() {
     let mut station = Station::on(Way::Broker);
     let mut gateways: Vec<Gateway> = (0..3).map(|number| station.gateway(&format!("g{number}"))).collect();
@@ -223,4 +309,29 @@ fn processor_ticks(station: &Station) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", station.server.pid().as_raw_nonzero())).unwrap();
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn a_gateways_last_words_of_long_ago_that_a_broker_keeps_end_nothing() {
+    let mut station = Station::on(Way::Broker);
+    let mut gateway = station.gateway("g");
+    let ok = json!({ "tid": "t", "bid": "old", "timestamp": 1, "method": "ota_progress", "data": { "output": { "status": "ok" }, "result": 0 } });
+    station.broker().publish_retained("thing/product/g/events", &ok.to_string());
+    gateway.settle();
+    let task = station.task(json!({}));
+    let order = gateway.order();
+    gateway.answer(&order, sent());
+    gateway.settle();
+    // With each connection the broker tells it anew.
+    station.broker().kill();
+    station.wait_for_no_broker();
+    station.broker().start_again();
+    station.wait_for_broker();
+    let address = address(&station);
+    gateway.connect_again(&address);
+    gateway.settle();
+    assert_eq!(station.row(&task, "g")["state"], "offered");
+    gateway.client.publish("thing/product/g/osd", "{}", Qos::AtLeastOnce);
+    gateway.progress(&order["bid"], "ok", json!({}));
+    succeeded_at_once(&station, &task, "g");
 }

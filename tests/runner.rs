@@ -12,6 +12,7 @@ mod bad_input;
 mod brokers;
 mod brokers_events;
 mod brokers_outages;
+mod brokers_refusals;
 mod catalog;
 mod check_and_report;
 mod command_line;

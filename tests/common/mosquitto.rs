@@ -27,6 +27,12 @@ impl MosquittoSetup {
         self
     }
 
+    /// Who may say and hear what, as the lines of its file of permissions.
+    pub(crate) fn may(mut self, lines: &str) -> Self {
+        self.may = Some(lines.to_owned());
+        self
+    }
+
     /// A second port takes TLS, with a certificate for `localhost` and `127.0.0.1` that [`Mosquitto::authority`] has signed.
     pub(crate) fn tls(mut self) -> Self {
         self.tls = true;
@@ -136,6 +142,13 @@ impl Mosquitto {
 
     /// A message that it keeps, for whoever subscribes later.
     #[track_caller]
+    pub(crate) fn publish_retained(&self, topic: &str, message: &str) {
+        let mut command = Command::new(program("mosquitto_pub"));
+        command.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-q", "1", "-r", "-t", topic, "-m", message]);
+        let status = command.stdin(Stdio::null()).status().unwrap();
+        assert!(status.success(), "mosquitto_pub: {status}");
+    }
+
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.path("log")).unwrap_or_default()
     }

@@ -1,0 +1,283 @@
+//! A broker that refuses, forgets, repeats or falls silent, as no real one does when it is told to: a few lines of our own in its place.
+
+use crate::common::{Fleet, PATIENCE, TestServer, wait_until};
+use crate::gateway_support::{FROM, PRODUCT};
+use serde_json::{Value, json};
+use sluicegate_server::mqtt::wire::{
+    Acknowledgement, FromClient, Publication, Qos, Refusal, ServerWire, SubscribeRefusal, WireLimits,
+};
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Instant;
+
+/// Where the server connects.
+struct Stub(TcpListener);
+
+impl Stub {
+    fn start() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").unwrap())
+    }
+
+    fn url(&self) -> String {
+        format!("mqtt://{}", self.0.local_addr().unwrap())
+    }
+
+    /// The server's next connection, with nothing answered yet.
+    fn connection(&self) -> Connection {
+        let (stream, _) = self.0.accept().unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let limits = WireLimits { packet_bytes_max: 1 << 20, receive_max: 100 };
+        let mut connection = Connection { stream, wire: ServerWire::new(limits), said: VecDeque::new() };
+        assert!(matches!(connection.next(), Some(FromClient::Connect(_))));
+        connection
+    }
+
+    /// The server's next connection, with everything granted.
+    fn welcome(&self) -> Connection {
+        let mut connection = self.connection();
+        connection.wire.accept(true, None);
+        connection.grant(Ok(Qos::AtLeastOnce));
+        connection
+    }
+}
+
+struct Connection {
+    stream: TcpStream,
+    wire: ServerWire,
+    said: VecDeque<FromClient>,
+}
+
+impl Connection {
+    fn send(&mut self) {
+        self.stream.write_all(&self.wire.output().split()).unwrap();
+    }
+
+    /// What the server says next; none once it has closed the connection.
+    fn next(&mut self) -> Option<FromClient> {
+        self.send();
+        let since = Instant::now();
+        while self.said.is_empty() {
+            assert!(since.elapsed() < PATIENCE, "the server says nothing");
+            let mut bytes = [0; 4_096];
+            let (mut said, read) = (Vec::new(), self.stream.read(&mut bytes).unwrap_or_default());
+            if read == 0 {
+                return None;
+            }
+            self.wire.receive(&bytes[..read], &mut said).unwrap();
+            self.said.extend(said);
+            self.send();
+        }
+        self.said.pop_front()
+    }
+
+    /// Whatever the server publishes next.
+    fn any_publication(&mut self) -> Publication {
+        loop {
+            if let FromClient::Publish(publication) = self.next().expect("a publication") {
+                return publication;
+            }
+        }
+    }
+
+    fn grant(&mut self, granted: Result<Qos, SubscribeRefusal>) -> Vec<(String, Qos)> {
+        loop {
+            if let FromClient::Subscribe { packet_id, filters } = self.next().expect("a subscription") {
+                self.wire.subscribed(packet_id, &vec![granted; filters.len()]);
+                self.send();
+                return filters;
+            }
+        }
+    }
+
+    fn say(&mut self, topic: &str, message: &Value) -> u16 {
+        let packet_id = self.wire.publish(topic, message.to_string().into(), Qos::AtLeastOnce).unwrap().unwrap();
+        self.send();
+        packet_id
+    }
+
+    /// The server's next publication on this topic; those on others are acknowledged and passed over.
+    fn publication(&mut self, topic: &str) -> Publication {
+        loop {
+            match self.next().expect("a publication") {
+                FromClient::Publish(publication) if publication.topic == topic => return publication,
+                FromClient::Publish(publication) => self.wire.acknowledge(&publication, Acknowledgement::Taken),
+                _ => {}
+            }
+        }
+    }
+
+    /// Until what was said with this number is acknowledged.
+    fn acknowledged(&mut self, wanted: u16) {
+        loop {
+            match self.next().expect("an acknowledgement") {
+                FromClient::Acknowledged { packet_id } if packet_id == wanted => return,
+                FromClient::Publish(publication) => self.wire.acknowledge(&publication, Acknowledgement::Taken),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn server(stub: &Stub, config: &str) -> TestServer {
+    TestServer::setup().args(&["--mqtt-url", &stub.url()]).config(config).start()
+}
+
+#[track_caller]
+fn wait_for_log(server: &TestServer, text: &str) {
+    wait_until(&format!("the server says {text:?}"), || server.log().contains(text).then_some(()));
+}
+
+fn metric(server: &TestServer, outcome: &str) -> u64 {
+    let metrics = server.anonymous().get("/metrics").expect(200).text();
+    let name = format!("sluicegate_mqtt_messages_total{{outcome=\"{outcome}\"}} ");
+    metrics.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |value| value.parse().unwrap())
+}
+
+/// A device that waits for its upgrade: the path of the task.
+fn rollout(server: &TestServer, sn: &str, more: Value) -> String {
+    let admin = server.admin();
+    let fleet = Fleet::new(&admin, PRODUCT);
+    let device = json!({ "components": [{ "type": 1, "identify": 0, "version": FROM }] });
+    admin.put(&format!("/api/v1/products/{PRODUCT}/devices/{sn}"), &device).expect(201);
+    let mut body = json!({ "from_versions": [FROM] });
+    body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    fleet.start_task(&admin, body)
+}
+
+fn counts(server: &TestServer, path: &str) -> Value {
+    crate::common::fleet::task(&server.admin(), path)["counts"].clone()
+}
+
+fn osd() -> Value {
+    json!({ "tid": "t", "bid": "b", "timestamp": 1, "data": { "mode_code": 0 } })
+}
+
+fn progress(tid: &str, status: &str) -> Value {
+    json!({ "tid": tid, "bid": "of-its-own", "timestamp": 1, "method": "ota_progress", "data": { "output": { "status": status }, "result": 0 } })
+}
+
+#[test]
+fn a_subscription_that_is_refused_is_named_in_the_log_and_asked_for_again() {
+    let stub = Stub::start();
+    let server = server(&stub, "");
+    let mut first = stub.connection();
+    first.wire.accept(false, None);
+    let filters = first.grant(Err(SubscribeRefusal::NotAuthorized));
+    assert!(filters.iter().any(|(filter, _)| filter == "thing/product/+/events"));
+    assert!(filters.iter().all(|(filter, _)| !filter.ends_with("/requests")), "{filters:?}");
+    wait_for_log(&server, &format!("the broker grants no subscription to {}; allow it", filters[0].0));
+    let mut second = stub.welcome();
+    let path = rollout(&server, "g", json!({}));
+    second.say("thing/product/g/osd", &osd());
+    second.publication("thing/product/g/services");
+    assert_eq!(counts(&server, &path)["offered"], 1);
+}
+
+#[test]
+fn a_broker_that_knows_no_5_is_spoken_to_in_3_1_1() {
+    let stub = Stub::start();
+    let _server = server(&stub, "");
+    let (mut stream, _) = stub.0.accept().unwrap();
+    let mut bytes = [0; 1_024];
+    assert!(stream.read(&mut bytes).unwrap() > 9);
+    assert_eq!(bytes[8], 5);
+    stream.write_all(&[0x20, 2, 0, 1]).unwrap();
+    let (mut stream, _) = stub.0.accept().unwrap();
+    assert!(stream.read(&mut bytes).unwrap() > 9);
+    assert_eq!(bytes[8], 4);
+}
+
+#[test]
+fn a_broker_that_is_busy_is_asked_again() {
+    let stub = Stub::start();
+    let server = server(&stub, "");
+    for _ in 0..2 {
+        let mut refused = stub.connection();
+        refused.wire.refuse(Refusal::ServerUnavailable);
+        refused.send();
+    }
+    stub.welcome();
+    wait_for_log(&server, "connected to the broker");
+}
+
+#[test]
+fn an_order_that_the_broker_never_acknowledged_is_sent_again_to_a_gateway_that_is_heard_again() {
+    let stub = Stub::start();
+    let server = server(&stub, "");
+    let path = rollout(&server, "g", json!({}));
+    let mut connection = stub.welcome();
+    connection.say("thing/product/g/osd", &osd());
+    let order = connection.publication("thing/product/g/services");
+    drop(connection);
+    let mut connection = stub.welcome();
+    connection.say("thing/product/g/osd", &osd());
+    let again = connection.publication("thing/product/g/services");
+    let bid = |order: &Publication| serde_json::from_slice::<Value>(&order.payload).unwrap()["bid"].clone();
+    assert_eq!(bid(&order), bid(&again));
+    connection.wire.acknowledge(&again, Acknowledgement::Taken);
+    let said = connection.say("thing/product/g/events", &progress("t1", "ok"));
+    connection.acknowledged(said);
+    assert_eq!(counts(&server, &path)["succeeded"], 1);
+}
+
+#[test]
+fn a_message_that_the_broker_repeats_is_taken_once() {
+    let stub = Stub::start();
+    let server = server(&stub, "");
+    let path = rollout(&server, "g", json!({ "retry": { "count": 1, "interval_s": 0 } }));
+    let mut connection = stub.welcome();
+    connection.say("thing/product/g/osd", &osd());
+    let order = connection.publication("thing/product/g/services");
+    connection.wire.acknowledge(&order, Acknowledgement::Taken);
+    let failed = progress("t1", "failed");
+    let said = connection.say("thing/product/g/events", &failed);
+    connection.acknowledged(said);
+    // The acknowledgement got lost on the way, says the broker; meanwhile the second attempt has begun.
+    drop(connection);
+    let mut connection = stub.welcome();
+    connection.say("thing/product/g/osd", &osd());
+    connection.publication("thing/product/g/services");
+    let said = connection.wire.publish_again(said, "thing/product/g/events", failed.to_string().into()).unwrap().unwrap();
+    connection.send();
+    connection.acknowledged(said);
+    let now = counts(&server, &path);
+    assert_eq!((&now["offered"], &now["failed"]), (&json!(1), &json!(0)), "{now}");
+    // One that is told for the first time counts.
+    let said = connection.say("thing/product/g/events", &progress("t2", "ok"));
+    connection.acknowledged(said);
+    assert_eq!(counts(&server, &path)["succeeded"], 1);
+}
+
+#[test]
+fn what_the_broker_refuses_to_take_is_counted_and_told_in_the_log() {
+    let stub = Stub::start();
+    let server = server(&stub, "");
+    rollout(&server, "g", json!({}));
+    let mut connection = stub.welcome();
+    let event = connection.any_publication();
+    connection.wire.acknowledge(&event, Acknowledgement::NotAuthorized);
+    connection.send();
+    wait_for_log(&server, "refuses what is published");
+    wait_until("it is counted", || (metric(&server, "broker_refused") == 1).then_some(()));
+}
+
+#[test]
+fn a_broker_that_takes_few_messages_at_once_is_given_events_all_the_same() {
+    let stub = Stub::start();
+    let server = server(&stub, "");
+    rollout(&server, "g", json!({}));
+    let (stream, _) = stub.0.accept().unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let limits = WireLimits { packet_bytes_max: 1 << 20, receive_max: 1 };
+    let mut connection = Connection { stream, wire: ServerWire::new(limits), said: VecDeque::new() };
+    assert!(matches!(connection.next(), Some(FromClient::Connect(_))));
+    connection.wire.accept(false, None);
+    connection.grant(Ok(Qos::AtLeastOnce));
+    // That the task is there, and that it has started.
+    for _ in 0..2 {
+        let event = connection.any_publication();
+        assert!(event.topic.starts_with("sluicegate/events/default/"), "{}", event.topic);
+        connection.wire.acknowledge(&event, Acknowledgement::Taken);
+    }
+}
