@@ -224,7 +224,7 @@ fn an_enos_device_whose_upgrade_falls_due_while_there_is_no_broker_hears_of_it_a
     wait_until("it is offered", || (station.row(&task, "lamp")["state"] == "offered").then_some(()));
     station.broker().start_again();
     station.wait_for_broker();
-    let mut lamp = Enos::connect(&address, "lamp");
+    lamp.connect_again(&address);
     lamp.hear("upgrade");
     lamp.say("inform", json!({ "version": "2.0" }));
     lamp.answered("inform");
@@ -239,11 +239,26 @@ struct Enos {
 
 impl Enos {
     fn connect(address: &str, key: &str) -> Self {
-        let mut client = MqttClient::connect(address, &MqttOptions::new(&format!("enos-{key}")).session(3_600)).unwrap();
+        let client = MqttClient::connect(address, &Self::options(key)).unwrap();
+        let mut device = Self { client, key: key.to_owned() };
+        device.subscribe();
+        device
+    }
+
+    fn options(key: &str) -> MqttOptions {
+        MqttOptions::new(&format!("enos-{key}")).session(3_600)
+    }
+
+    /// As after the connection broke.
+    fn connect_again(&mut self, address: &str) {
+        self.client.connect_again(address, &Self::options(&self.key)).unwrap();
+        self.subscribe();
+    }
+
+    fn subscribe(&mut self) {
         for name in ["upgrade", "inform_reply", "progress_reply"] {
-            client.subscribe(&format!("/sys/{PRODUCT}/{key}/ota/device/{name}"), Qos::AtLeastOnce).unwrap();
+            self.client.subscribe(&self.topic(name), Qos::AtLeastOnce).unwrap();
         }
-        Self { client, key: key.to_owned() }
     }
 
     fn topic(&self, name: &str) -> String {

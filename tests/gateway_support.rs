@@ -229,7 +229,7 @@ impl Gateway {
 
     /// A new connection, as after the old one broke.
     pub(crate) fn connect_again(&mut self, address: &str) {
-        self.client = MqttClient::connect(address, &self.options).unwrap();
+        self.client.connect_again(address, &self.options).unwrap();
         self.subscribe();
     }
 

@@ -72,6 +72,8 @@ pub(crate) struct MqttClient {
     wire: ClientWire,
     said: VecDeque<FromServer>,
     session_present: bool,
+    /// What was acknowledged, here and on the connections before this one. Whether the other side has written that down is not known.
+    heard: Vec<(String, Bytes)>,
     /// Why there is nothing more to come.
     closed: Option<String>,
 }
@@ -84,7 +86,7 @@ impl MqttClient {
         stream.set_write_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
         let mut wire = ClientWire::new(options.0.version, options.1);
         wire.connect(&options.0).map_err(|error| error.to_string())?;
-        let mut client = Self { stream, wire, said: VecDeque::new(), session_present: false, closed: None };
+        let mut client = Self { stream, wire, said: VecDeque::new(), session_present: false, heard: Vec::new(), closed: None };
         client.send();
         let answer = client.wait(PATIENCE, |said| match said {
             FromServer::Connected { session_present, .. } => Some(Ok(*session_present)),
@@ -93,6 +95,15 @@ impl MqttClient {
         });
         client.session_present = answer.unwrap_or_else(|| Err(client.why_nothing_came("CONNACK")))?;
         Ok(client)
+    }
+
+    /// A new connection of the same client, as after this one broke. What it acknowledged before and is sent once more, marked as a
+    /// repetition, is acknowledged again and not handed out: that much at least once asks of any client.
+    pub(crate) fn connect_again(&mut self, address: &str, options: &MqttOptions) -> Result<(), String> {
+        let again = Self::connect(address, options)?;
+        let before = std::mem::replace(self, again);
+        self.heard = before.heard;
+        Ok(())
     }
 
     /// Whether the server had a session of an earlier connection.
@@ -152,19 +163,39 @@ impl MqttClient {
 
     #[track_caller]
     pub(crate) fn receive_without_acknowledging(&mut self) -> Publication {
-        self.expect("a publication", publication)
+        loop {
+            let publication = self.expect("a publication", publication);
+            if self.is_news(&publication) {
+                return publication;
+            }
+        }
+    }
+
+    /// Otherwise it is acknowledged already.
+    fn is_news(&mut self, publication: &Publication) -> bool {
+        let is_heard = |(topic, payload): &(String, Bytes)| *topic == *publication.topic && *payload == publication.payload;
+        if publication.duplicate && self.heard.iter().any(is_heard) {
+            self.acknowledge(publication);
+            return false;
+        }
+        true
     }
 
     pub(crate) fn acknowledge(&mut self, publication: &Publication) {
+        self.heard.push((publication.topic.to_string(), publication.payload.clone()));
         self.wire.acknowledge(publication, Acknowledgement::Taken);
         self.send();
     }
 
     /// The next publication, acknowledged, if one comes in time.
     pub(crate) fn try_receive_for(&mut self, time: Duration) -> Option<Publication> {
-        let publication = self.wait(time, publication)?;
-        self.acknowledge(&publication);
-        Some(publication)
+        loop {
+            let publication = self.wait(time, publication)?;
+            if self.is_news(&publication) {
+                self.acknowledge(&publication);
+                return Some(publication);
+            }
+        }
     }
 
     /// Waits for the answer.
