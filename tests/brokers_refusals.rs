@@ -9,7 +9,7 @@ use sluicegate_server::mqtt::wire::{
 use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where the server connects.
 struct Stub(TcpListener);
@@ -25,9 +25,14 @@ impl Stub {
 
     /// The server's next connection, with nothing answered yet.
     fn connection(&self) -> Connection {
+        self.connection_with(100)
+    }
+
+    /// As many publications of the server's may be unacknowledged.
+    fn connection_with(&self, receive_max: u16) -> Connection {
         let (stream, _) = self.0.accept().unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let limits = WireLimits { packet_bytes_max: 1 << 20, receive_max: 100 };
+        let limits = WireLimits { packet_bytes_max: 1 << 20, receive_max };
         let mut connection = Connection { stream, wire: ServerWire::new(limits), said: VecDeque::new() };
         assert!(matches!(connection.next(), Some(FromClient::Connect(_))));
         connection
@@ -35,7 +40,11 @@ impl Stub {
 
     /// The server's next connection, with everything granted.
     fn welcome(&self) -> Connection {
-        let mut connection = self.connection();
+        self.welcome_with(100)
+    }
+
+    fn welcome_with(&self, receive_max: u16) -> Connection {
+        let mut connection = self.connection_with(receive_max);
         connection.wire.accept(true, None);
         connection.grant(Ok(Qos::AtLeastOnce));
         connection
@@ -108,12 +117,19 @@ impl Connection {
     }
 
     /// Until what was said with this number is acknowledged.
+    #[track_caller]
     fn acknowledged(&mut self, wanted: u16) {
+        assert!(self.is_acknowledged(wanted), "the server closed the connection");
+    }
+
+    /// Whether it is; false where the server closes the connection instead.
+    fn is_acknowledged(&mut self, wanted: u16) -> bool {
         loop {
-            match self.next().expect("an acknowledgement") {
-                FromClient::Acknowledged { packet_id } if packet_id == wanted => return,
-                FromClient::Publish(publication) => self.wire.acknowledge(&publication, Acknowledgement::Taken),
-                _ => {}
+            match self.next() {
+                Some(FromClient::Acknowledged { packet_id }) if packet_id == wanted => return true,
+                Some(FromClient::Publish(publication)) => self.wire.acknowledge(&publication, Acknowledgement::Taken),
+                Some(_) => {}
+                None => return false,
             }
         }
     }
@@ -134,12 +150,17 @@ fn metric(server: &TestServer, outcome: &str) -> u64 {
     metrics.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |value| value.parse().unwrap())
 }
 
+fn register(server: &TestServer, sn: &str) {
+    let device = json!({ "components": [{ "type": 1, "identify": 0, "version": FROM }] });
+    let response = server.admin().put(&format!("/api/v1/products/{PRODUCT}/devices/{sn}"), &device);
+    assert!(matches!(response.status, 200 | 201), "{}", response.text());
+}
+
 /// A device that waits for its upgrade: the path of the task.
 fn rollout(server: &TestServer, sn: &str, more: Value) -> String {
     let admin = server.admin();
     let fleet = Fleet::new(&admin, PRODUCT);
-    let device = json!({ "components": [{ "type": 1, "identify": 0, "version": FROM }] });
-    admin.put(&format!("/api/v1/products/{PRODUCT}/devices/{sn}"), &device).expect(201);
+    register(server, sn);
     let mut body = json!({ "from_versions": [FROM] });
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     fleet.start_task(&admin, body)
@@ -267,17 +288,39 @@ fn a_broker_that_takes_few_messages_at_once_is_given_events_all_the_same() {
     let stub = Stub::start();
     let server = server(&stub, "");
     rollout(&server, "g", json!({}));
-    let (stream, _) = stub.0.accept().unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let limits = WireLimits { packet_bytes_max: 1 << 20, receive_max: 1 };
-    let mut connection = Connection { stream, wire: ServerWire::new(limits), said: VecDeque::new() };
-    assert!(matches!(connection.next(), Some(FromClient::Connect(_))));
-    connection.wire.accept(false, None);
-    connection.grant(Ok(Qos::AtLeastOnce));
+    let mut connection = stub.welcome_with(1);
     // That the task is there, and that it has started.
     for _ in 0..2 {
         let event = connection.any_publication();
         assert!(event.topic.starts_with("sluicegate/events/default/"), "{}", event.topic);
         connection.wire.acknowledge(&event, Acknowledgement::Taken);
     }
+}
+
+#[test]
+fn an_order_that_a_slow_broker_does_not_take_yet_is_neither_sent_again_nor_given_up() {
+    let stub = Stub::start();
+    let server = server(&stub, "[mqtt]\nevents = false\nreply_wait_s = 1");
+    register(&server, "a");
+    let path = rollout(&server, "b", json!({}));
+    let mut connection = stub.welcome_with(1);
+    for sn in ["a", "b"] {
+        connection.say(&format!("thing/product/{sn}/osd"), &osd());
+    }
+    let first = connection.any_publication();
+    // Longer than all the patience with a gateway that doesn't answer.
+    std::thread::sleep(Duration::from_secs(5));
+    let now = counts(&server, &path);
+    assert_eq!((&now["offered"], metric(&server, "offer_sent")), (&json!(2), 2), "{now}");
+    // Once the broker takes more, the other's comes, and it is the first.
+    connection.wire.acknowledge(&first, Acknowledgement::Taken);
+    let second = connection.any_publication();
+    assert_ne!(first.topic, second.topic);
+    connection.wire.acknowledge(&second, Acknowledgement::Taken);
+    for order in [&first, &second] {
+        let topic = order.topic.replace("/services", "/events");
+        let said = connection.say(&topic, &progress("t1", "ok"));
+        connection.acknowledged(said);
+    }
+    assert_eq!(counts(&server, &path)["succeeded"], 2);
 }

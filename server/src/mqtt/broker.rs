@@ -11,6 +11,7 @@
 //! enough is. Nothing waits for the broker, `ready` neither.
 
 use super::feed::{Due, Feed};
+use super::links::UnderWay;
 use super::outbox::{Outbox, Outgoing};
 use super::sessions::{FORMAT, NOBODY};
 use super::wire::{
@@ -26,7 +27,7 @@ use crate::secrets;
 use rustls::pki_types::ServerName;
 use sluicegate::model::{Subscription, SubscriptionId};
 use sluicegate::{EventPage, State};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::Arc;
@@ -48,6 +49,8 @@ const RECEIVE_MAX: u16 = 1_024;
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// How long connecting, and an answer to a ping, may take.
 const ANSWER_WAIT: Duration = Duration::from_secs(10);
+/// An order that the broker acknowledges no sooner counts as arrived: whoever forgets an acknowledgement holds up no gateway for good.
+const ARRIVAL_WAIT: Duration = Duration::from_secs(60);
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Of what may be in flight.
@@ -232,6 +235,7 @@ impl Broker {
         }
         let mut ping_due = Instant::now() + ping_every;
         let mut pong_due: Option<Instant> = None;
+        let mut under_way: HashMap<u16, (UnderWay, Instant)> = HashMap::new();
         loop {
             let has_heard = !line.heard.is_empty();
             for said in std::mem::take(&mut line.heard) {
@@ -241,6 +245,7 @@ impl Broker {
                         if refused {
                             self.note_refusal(&standing.app);
                         }
+                        under_way.remove(&packet_id);
                         if let Some(events) = &mut standing.events {
                             events.feed.acknowledged(packet_id);
                         }
@@ -268,7 +273,10 @@ impl Broker {
                 }
                 Some(message) = standing.outgoing.recv(), if vacancy > 0 => {
                     let outcome = match line.wire.publish(&message.topic, message.payload, message.qos) {
-                        Ok(_) => "told",
+                        Ok(packet_id) => {
+                            under_way.extend(packet_id.zip(message.under_way).map(|(id, it)| (id, (it, Instant::now()))));
+                            "told"
+                        }
                         Err(PublishError::TooLarge | PublishError::TopicInvalid) => "not_taken",
                         Err(error) => return Err(error.into()),
                     };
@@ -287,6 +295,7 @@ impl Broker {
             }
             if ping_due <= now {
                 line.wire.ping();
+                under_way.retain(|_, (_, since)| now.duration_since(*since) < ARRIVAL_WAIT);
                 ping_due = now + ping_every;
                 pong_due = Some(pong_due.unwrap_or(now + ANSWER_WAIT));
             }

@@ -49,6 +49,8 @@ pub(crate) struct Courier {
     /// Where the connection isn't the device's own: since when it was there. What it was offered before may be on its way to it, or its
     /// answer to us.
     there_since: Option<Timestamp>,
+    /// The number of the message that was sent last.
+    newest: u64,
 }
 
 #[derive(Debug)]
@@ -59,11 +61,13 @@ struct InFlight {
     is_answered: bool,
     /// The connection was gone since; whether it was heard nobody knows.
     is_uncertain: bool,
+    /// The number of the message that is on its way to the broker: before it is there nobody can answer it.
+    under_way: Option<u64>,
 }
 
 impl Courier {
     pub(crate) const fn new(manner: Manner, there_since: Option<Timestamp>) -> Self {
-        Self { manner, in_flight: None, has_looked: false, is_asked: false, there_since }
+        Self { manner, in_flight: None, has_looked: false, is_asked: false, there_since, newest: 0 }
     }
 
     /// `offers`: everything that is offered behind this gateway, in the order of the offers. `name`: of an offer's device.
@@ -78,6 +82,9 @@ impl Courier {
                 in_flight.is_answered = true;
             }
             let Some(patience) = self.manner.answered.filter(|_| !in_flight.is_answered) else { return Step::Rest(None) };
+            if in_flight.under_way.is_some() {
+                return Step::Rest(None);
+            }
             if std::mem::take(&mut in_flight.is_uncertain) {
                 (in_flight.sends, in_flight.sent_at) = (0, now);
             }
@@ -97,7 +104,7 @@ impl Courier {
         let running: Vec<Sent> =
             offers.iter().filter(|held| held.upgrade.state != UpgradeState::Offered).filter_map(sent).collect();
         if !running.is_empty() && !std::mem::take(&mut self.is_asked) {
-            self.in_flight = Some(InFlight { sent: running, sends: 1, sent_at: now, is_answered: true, is_uncertain: false });
+            self.in_flight = Some(InFlight::new(running, 1, now, true));
             return Step::Rest(None);
         }
         let next: Vec<HeldOffer> = offers.iter().take(self.manner.together_max).cloned().collect();
@@ -111,10 +118,10 @@ impl Courier {
             |held: &HeldOffer| self.there_since.is_some_and(|since| held.upgrade.offered_at.is_some_and(|at| at < since));
         let may_be_on_its_way = is_first_look && next.iter().any(is_earlier);
         if let Some(patience) = self.manner.answered.filter(|_| may_be_on_its_way) {
-            self.in_flight = Some(InFlight { sent, sends: 0, sent_at: now, is_answered, is_uncertain: false });
+            self.in_flight = Some(InFlight::new(sent, 0, now, is_answered));
             return Step::Rest(Some(now + patience.wait));
         }
-        self.in_flight = Some(InFlight { sent, sends: 1, sent_at: now, is_answered, is_uncertain: false });
+        self.in_flight = Some(InFlight::new(sent, 1, now, is_answered));
         Step::Send(next)
     }
 
@@ -132,8 +139,7 @@ impl Courier {
             Some(in_flight) => in_flight.is_answered |= in_flight.sent.iter().any(|sent| about.contains(sent)),
             // Sent over an earlier connection.
             None if !self.has_looked && !about.is_empty() => {
-                let sent = about.to_vec();
-                self.in_flight = Some(InFlight { sent, sends: 1, sent_at: now, is_answered: true, is_uncertain: false });
+                self.in_flight = Some(InFlight::new(about.to_vec(), 1, now, true));
             }
             None => {}
         }
@@ -156,6 +162,23 @@ impl Courier {
         self.is_asked = true;
     }
 
+    /// What a step said is to be sent now will be at the broker only when [`arrived`](Self::arrived) says so; until then nobody is
+    /// blamed for not answering, and it isn't sent again. The number of the message.
+    pub(crate) fn sets_out(&mut self) -> u64 {
+        self.newest += 1;
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.under_way = Some(self.newest);
+        }
+        self.newest
+    }
+
+    /// The broker has this message, or never will: from now on an answer is waited for.
+    pub(crate) fn arrived(&mut self, number: u64, now: Instant) {
+        if let Some(in_flight) = self.in_flight.as_mut().filter(|in_flight| in_flight.under_way == Some(number)) {
+            (in_flight.under_way, in_flight.sent_at) = (None, now);
+        }
+    }
+
     /// What was to be sent could not be handed over.
     pub(crate) fn not_sent(&mut self) {
         self.in_flight = None;
@@ -172,6 +195,12 @@ impl Courier {
     /// Whether what is offered was looked at; before, something may be in flight that was sent over an earlier connection.
     pub(crate) const fn has_looked(&self) -> bool {
         self.has_looked
+    }
+}
+
+impl InFlight {
+    const fn new(sent: Vec<Sent>, sends: u32, sent_at: Instant, is_answered: bool) -> Self {
+        Self { sent, sends, sent_at, is_answered, is_uncertain: false, under_way: None }
     }
 }
 
@@ -304,6 +333,26 @@ mod tests {
         answer(&mut courier, &behind, start);
         courier.connected_again();
         assert!(matches!(step(&mut courier, &behind, after(130)), Step::Rest(None)));
+    }
+
+    #[test]
+    fn what_the_broker_does_not_have_yet_is_neither_sent_again_nor_given_up() {
+        let behind = Behind::new(&["dock"]);
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let mut courier = Courier::new(PATIENT, Some(behind.now));
+        sent(step(&mut courier, &behind, start));
+        let first = courier.sets_out();
+        assert!(matches!(step(&mut courier, &behind, after(60)), Step::Rest(None)));
+        courier.arrived(first, after(60));
+        assert!(matches!(step(&mut courier, &behind, after(61)), Step::Rest(Some(due)) if due == after(63)));
+        sent(step(&mut courier, &behind, after(63)));
+        let second = courier.sets_out();
+        // Word of the first says nothing of the second.
+        courier.arrived(first, after(64));
+        assert!(matches!(step(&mut courier, &behind, after(90)), Step::Rest(None)));
+        courier.arrived(second, after(90));
+        assert!(matches!(step(&mut courier, &behind, after(90)), Step::Rest(Some(due)) if due == after(93)));
     }
 
     #[test]

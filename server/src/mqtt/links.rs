@@ -15,7 +15,7 @@ use sluicegate::model::{Component, Event, EventKind, ReportedState, Timestamp};
 use sluicegate::{Connect, DeviceName, Error, HeldOffer, Report};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -303,6 +303,12 @@ impl Link {
         self.wake.notify_one();
     }
 
+    /// The next message is under way to a broker; nothing is where the connection is the device's own.
+    fn sets_out(self: &Arc<Self>) -> Option<UnderWay> {
+        self.silence?;
+        Some(UnderWay { link: Arc::downgrade(self), number: self.courier().sets_out() })
+    }
+
     fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         self.wake.notify_one();
@@ -312,6 +318,22 @@ impl Link {
     fn silent_at(&self) -> Option<Instant> {
         self.outbox.connection()?;
         Some(self.born + Duration::from_millis(self.heard_ms.load(Ordering::Relaxed)) + self.silence?)
+    }
+}
+
+/// A message on its way to a broker. Dropped once it is there, or never will be; the courier is patient only from then on.
+#[derive(Debug)]
+pub(crate) struct UnderWay {
+    link: Weak<Link>,
+    number: u64,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if let Some(link) = self.link.upgrade() {
+            link.courier().arrived(self.number, Instant::now());
+            link.wake.notify_one();
+        }
     }
 }
 
@@ -354,7 +376,7 @@ async fn send_while_open(app: &Arc<App>, link: &Arc<Link>) {
 }
 
 /// One look at what is offered. Says when the next is due.
-async fn step(app: &Arc<App>, link: &Link) -> Result<Option<Instant>, Error> {
+async fn step(app: &Arc<App>, link: &Arc<Link>) -> Result<Option<Instant>, Error> {
     loop {
         let manner = dialect::manner(link.tongue, app);
         if !link.is_reached(manner) {
@@ -366,7 +388,13 @@ async fn step(app: &Arc<App>, link: &Link) -> Result<Option<Instant>, Error> {
         match step {
             Step::Rest(due) => return Ok(due),
             Step::Send(offers) => {
-                for message in dialect::compose(link.tongue, app, link, &offers) {
+                // Where there is more than one message, with the last.
+                let mut under_way = link.sets_out();
+                let mut messages = dialect::compose(link.tongue, app, link, &offers).into_iter().peekable();
+                while let Some(mut message) = messages.next() {
+                    if messages.peek().is_none() {
+                        message.under_way = under_way.take();
+                    }
                     if !link.outbox.send(message) {
                         app.metrics.mqtt("offer_dropped");
                         link.courier().not_sent();

@@ -1,5 +1,6 @@
 //! Messages on their way to whoever writes them on a connection.
 
+use super::links::UnderWay;
 use super::wire::Qos;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -7,17 +8,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::mpsc;
 
 /// A message to be published.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) topic: String,
     pub(crate) payload: Bytes,
     pub(crate) qos: Qos,
+    /// Who waits for it to arrive at a broker; told where this is dropped.
+    pub(crate) under_way: Option<UnderWay>,
 }
 
 impl Outgoing {
     /// At least once.
     pub(crate) fn new(topic: String, payload: impl Into<Bytes>) -> Self {
-        Self { topic, payload: payload.into(), qos: Qos::AtLeastOnce }
+        Self { topic, payload: payload.into(), qos: Qos::AtLeastOnce, under_way: None }
     }
 }
 
