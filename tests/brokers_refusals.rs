@@ -324,3 +324,26 @@ fn an_order_that_a_slow_broker_does_not_take_yet_is_neither_sent_again_nor_given
     }
     assert_eq!(counts(&server, &path)["succeeded"], 2);
 }
+
+#[test]
+fn an_order_is_not_held_up_by_all_the_events_before_it() {
+    let stub = Stub::start();
+    let server = server(&stub, "");
+    let fleet = Fleet::new(&server.admin(), PRODUCT);
+    register(&server, "g");
+    for _ in 0..40 {
+        fleet.start_task(&server.admin(), json!({ "from_versions": ["0.1"] }));
+    }
+    fleet.start_task(&server.admin(), json!({ "from_versions": [FROM] }));
+    let mut connection = stub.welcome_with(1);
+    connection.say("thing/product/g/osd", &osd());
+    let mut publication = connection.any_publication();
+    wait_until("the order waits", || (metric(&server, "offer_sent") == 1).then_some(()));
+    let mut before = 0;
+    while publication.topic != "thing/product/g/services" {
+        before += 1;
+        connection.wire.acknowledge(&publication, Acknowledgement::Taken);
+        publication = connection.any_publication();
+    }
+    assert!(before <= 2, "{before} events came first");
+}

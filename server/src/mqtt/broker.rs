@@ -235,6 +235,7 @@ impl Broker {
         }
         let mut ping_due = Instant::now() + ping_every;
         let mut pong_due: Option<Instant> = None;
+        let mut was_events_turn = false;
         let mut under_way: HashMap<u16, (UnderWay, Instant)> = HashMap::new();
         loop {
             let has_heard = !line.heard.is_empty();
@@ -255,7 +256,11 @@ impl Broker {
                     _ => {}
                 }
             }
-            standing.publish_events(&mut line.wire, room)?;
+            // Where there is no room to spare, events and messages to devices take turns.
+            let is_events_turn = room > 0 || !was_events_turn || standing.outgoing.is_empty();
+            if is_events_turn {
+                was_events_turn |= standing.publish_events(&mut line.wire, room)?;
+            }
             line.flush().await?;
             let may_read = unacknowledged.len() < usize::from(RECEIVE_MAX);
             // Whoever speaks is there, and while we don't listen nobody can be blamed for silence.
@@ -274,6 +279,7 @@ impl Broker {
                 Some(message) = standing.outgoing.recv(), if vacancy > 0 => {
                     let outcome = match line.wire.publish(&message.topic, message.payload, message.qos) {
                         Ok(packet_id) => {
+                            was_events_turn = false;
                             under_way.extend(packet_id.zip(message.under_way).map(|(id, it)| (id, (it, Instant::now()))));
                             "told"
                         }
@@ -522,9 +528,11 @@ impl Standing {
         Unacknowledged { publication, receipt: receiver }
     }
 
-    fn publish_events(&mut self, wire: &mut ClientWire, room: usize) -> Result<(), Broken> {
+    /// Whether there was one.
+    fn publish_events(&mut self, wire: &mut ClientWire, room: usize) -> Result<bool, Broken> {
         const OUTPUT_BYTES_MAX: usize = 256 << 10;
-        let Some(events) = &mut self.events else { return Ok(()) };
+        let mut has_published = false;
+        let Some(events) = &mut self.events else { return Ok(has_published) };
         while wire.vacancy() > room && wire.output().len() < OUTPUT_BYTES_MAX {
             let Some(Due { topic, event, qos }) = events.feed.next() else { break };
             match wire.publish(&topic, dialect::native::event_json(&event), qos) {
@@ -534,8 +542,9 @@ impl Standing {
                 Err(error) => return Err(error.into()),
             }
             self.app.metrics.mqtt("event_sent");
+            has_published = true;
         }
-        Ok(())
+        Ok(has_published)
     }
 }
 
