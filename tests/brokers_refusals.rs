@@ -347,3 +347,26 @@ fn an_order_is_not_held_up_by_all_the_events_before_it() {
     }
     assert!(before <= 2, "{before} events came first");
 }
+
+fn state(version: &str) -> Value {
+    json!({ "tid": "t", "bid": "b", "timestamp": 1, "data": { "firmware_version": version } })
+}
+
+#[test]
+fn a_version_that_the_broker_repeats_is_not_taken_for_what_a_device_has_fallen_back_to() {
+    let stub = Stub::start();
+    let server = server(&stub, "");
+    register(&server, "g");
+    let mut connection = stub.welcome();
+    let old = connection.say("thing/product/g/state", &state("0.9"));
+    connection.acknowledged(old);
+    let new = connection.say("thing/product/g/state", &state("1.1"));
+    connection.acknowledged(new);
+    drop(connection);
+    let mut connection = stub.welcome();
+    let payload = state("0.9").to_string().into();
+    let old = connection.wire.publish_again(old, "thing/product/g/state", payload).unwrap().unwrap();
+    connection.acknowledged(old);
+    let device = server.admin().get(&format!("/api/v1/products/{PRODUCT}/devices/g")).expect(200).json();
+    assert_eq!(device["components"][0]["version"], "1.1", "{device}");
+}

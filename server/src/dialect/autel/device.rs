@@ -133,6 +133,10 @@ impl Said {
     /// Which version a device runs, where the message says so.
     async fn note_version(&self, app: &Arc<App>, sn: &str) -> Receipt {
         let Some(version) = properties::firmware_version(&self.envelope.data) else { return Receipt::Ignored };
+        // Told again it would hide what the device has told since.
+        if self.speaker.is_repeated {
+            return Receipt::Stale;
+        }
         let device = if sn == &*self.speaker.device.device_id {
             self.speaker.device.clone()
         } else {

@@ -97,6 +97,10 @@ impl Asking<'_> {
 
     async fn try_inform(&self, payload: &[u8]) -> Answered {
         let told: Received<Inform> = Self::read(payload)?;
+        // Told again it would hide what the device has told since.
+        if self.speaker.is_repeated {
+            return Ok((told.reply(), Receipt::Stale));
+        }
         let version = &told.params.version;
         let (app, device) = (self.app, &self.speaker.device);
         // What it runs is what it was to run: that upgrade is over, whoever made the task.
