@@ -96,6 +96,8 @@ struct Granted {
 struct Job {
     publication: Publication,
     receipt: oneshot::Sender<Receipt>,
+    /// The connection that it came on.
+    connection: u64,
 }
 
 /// Why a connection has ended.
@@ -466,15 +468,17 @@ fn lane(app: &Arc<App>, speaker: &BrokerSpeaker) -> mpsc::Sender<Job> {
     let (sender, mut jobs) = mpsc::channel::<Job>(LANE_MESSAGES_MAX);
     let (app, speaker) = (Arc::clone(app), speaker.clone());
     tokio::spawn(async move {
-        let mut taken_before = TakenBefore::default();
-        while let Some(Job { publication, receipt }) = jobs.recv().await {
+        let mut order = LaneOrder::default();
+        while let Some(Job { publication, receipt, connection }) = jobs.recv().await {
             let Publication { topic, payload, .. } = &publication;
-            let is_repeated = publication.duplicate && taken_before.holds(&publication);
-            let taken = dialect::receive_from_broker(&app, &speaker, topic, payload, is_repeated).await;
+            let taken = if order.may_take(&publication, connection) {
+                let is_repeated = order.is_repeated(&publication);
+                dialect::receive_from_broker(&app, &speaker, topic, payload, is_repeated).await
+            } else {
+                Receipt::Later(sluicegate::Error::Overloaded)
+            };
             taken.note(&app, "the broker", topic);
-            if !matches!(taken, Receipt::Later(_)) {
-                taken_before.note(&publication);
-            }
+            order.note(&publication, connection, &taken);
             // Whoever waited for it is gone with its connection; it comes again.
             let _ = receipt.send(taken);
         }
@@ -482,23 +486,38 @@ fn lane(app: &Arc<App>, speaker: &BrokerSpeaker) -> mpsc::Sender<Job> {
     sender
 }
 
-/// What a lane took last: as much as may be unacknowledged, and so may come again.
+/// Keeps what a lane takes in its order, and from being taken twice.
 #[derive(Debug, Default)]
-struct TakenBefore(VecDeque<u64>);
+struct LaneOrder {
+    /// What was taken last: as much as may be unacknowledged, and so may come again.
+    taken: VecDeque<u64>,
+    /// The connection on which something couldn't be taken. It comes again with the next one, and with it all that came after it: taken
+    /// before it, it would be overtaken by what is older.
+    interrupted: Option<u64>,
+}
 
-impl TakenBefore {
-    fn note(&mut self, publication: &Publication) {
+impl LaneOrder {
+    /// What nobody keeps for us is taken when it comes.
+    fn may_take(&self, publication: &Publication, connection: u64) -> bool {
+        publication.qos == Qos::AtMostOnce || self.interrupted != Some(connection)
+    }
+
+    fn is_repeated(&self, publication: &Publication) -> bool {
+        publication.duplicate && self.taken.contains(&Self::mark(publication))
+    }
+
+    fn note(&mut self, publication: &Publication, connection: u64, receipt: &Receipt) {
         if publication.qos == Qos::AtMostOnce {
             return;
         }
-        if self.0.len() >= usize::from(RECEIVE_MAX) {
-            self.0.pop_front();
+        if matches!(receipt, Receipt::Later(_)) {
+            self.interrupted = Some(connection);
+            return;
         }
-        self.0.push_back(Self::mark(publication));
-    }
-
-    fn holds(&self, publication: &Publication) -> bool {
-        self.0.contains(&Self::mark(publication))
+        if self.taken.len() >= usize::from(RECEIVE_MAX) {
+            self.taken.pop_front();
+        }
+        self.taken.push_back(Self::mark(publication));
     }
 
     fn mark(publication: &Publication) -> u64 {
@@ -522,7 +541,9 @@ impl Standing {
         let mut hasher = DefaultHasher::new();
         dialect::device_level(&publication.topic).hash(&mut hasher);
         let lane = &self.lanes[(hasher.finish() % LANES as u64) as usize];
-        let job = Job { publication: publication.clone(), receipt };
+        // Only connections publish.
+        let connection = self.outbox.connection().unwrap_or_default();
+        let job = Job { publication: publication.clone(), receipt, connection };
         // A lane ends with the server alone; then nobody waits for its receipt.
         let _ = lane.send(job).await;
         Unacknowledged { publication, receipt: receiver }
@@ -582,6 +603,34 @@ impl Events {
         match saved {
             Ok(()) => self.saved = position,
             Err(error) => tracing::warn!(%error, "how far events were published could not be written down"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &'static str, qos: Qos, duplicate: bool) -> Publication {
+        let topic = "thing/product/g/events".to_owned();
+        Publication { topic, payload: text.into(), qos, retain: false, duplicate, packet_id: None }
+    }
+
+    #[test]
+    fn a_lane_takes_nothing_more_of_a_connection_on_which_it_could_not_take_something() {
+        let mut order = LaneOrder::default();
+        let [first, second] = ["first", "second"].map(|text| said(text, Qos::AtLeastOnce, false));
+        assert!(order.may_take(&first, 1));
+        order.note(&first, 1, &Receipt::Later(sluicegate::Error::Overloaded));
+        assert!(!order.may_take(&second, 1));
+        order.note(&second, 1, &Receipt::Later(sluicegate::Error::Overloaded));
+        assert!(order.may_take(&said("now", Qos::AtMostOnce, false), 1));
+        // They come again, in their order.
+        for text in ["first", "second"] {
+            let again = said(text, Qos::AtLeastOnce, true);
+            assert!(order.may_take(&again, 3) && !order.is_repeated(&again), "{text}");
+            order.note(&again, 3, &Receipt::Taken);
+            assert!(order.is_repeated(&again) && !order.is_repeated(&said(text, Qos::AtLeastOnce, false)), "{text}");
         }
     }
 }
