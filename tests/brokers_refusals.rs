@@ -370,3 +370,40 @@ fn a_version_that_the_broker_repeats_is_not_taken_for_what_a_device_has_fallen_b
     let device = server.admin().get(&format!("/api/v1/products/{PRODUCT}/devices/g")).expect(200).json();
     assert_eq!(device["components"][0]["version"], "1.1", "{device}");
 }
+
+#[test]
+fn a_gateway_whose_topology_could_not_be_taken_at_once_is_sent_its_order_all_the_same() {
+    let stub = Stub::start();
+    let server = server(&stub, "[limits]\nqueue_max = 16\n[mqtt]\nevents = false");
+    let others: Vec<String> = (0..64).map(|number| format!("other-{number}")).collect();
+    for sn in others.iter().map(String::as_str).chain(["g"]) {
+        register(&server, sn);
+    }
+    let mut connection = stub.welcome();
+    let said = connection.say("thing/product/g/state", &state(FROM));
+    connection.acknowledged(said);
+    let data = json!({ "domain": 3, "type": 1, "sub_type": 0, "device_secret": "s", "nonce": "n", "thing_version": "1.1", "sub_devices": [] });
+    let topology = json!({ "tid": "t", "bid": "b", "timestamp": 1, "method": "update_topo", "data": data });
+    let mut version = 0;
+    // More at once than the engine takes.
+    loop {
+        version += 1;
+        for sn in &others {
+            let text = state(&format!("0.{version}")).to_string();
+            let _ = connection.wire.publish(&format!("thing/product/{sn}/state"), text.into(), Qos::AtMostOnce);
+        }
+        let said = connection.say("sys/product/g/status", &topology);
+        if !connection.is_acknowledged(said) {
+            break;
+        }
+        assert!(version < 50, "the engine takes everything");
+    }
+    let mut connection = stub.welcome();
+    let said = connection.say("sys/product/g/status", &topology);
+    connection.acknowledged(said);
+    std::thread::sleep(Duration::from_secs(3));
+    let fleet = Fleet::new(&server.admin(), PRODUCT);
+    fleet.start_task(&server.admin(), json!({ "from_versions": [FROM] }));
+    connection.say("thing/product/g/osd", &osd());
+    connection.publication("thing/product/g/services");
+}

@@ -139,8 +139,9 @@ pub(crate) async fn open(app: &Arc<App>, to: &NewLink) -> Result<(Arc<Link>, Vec
     let connected = match app.engine.connect(connect, app.now()).await {
         Ok(connected) => connected,
         Err(error) => {
-            // Whatever became of it: nobody is to be offered anything that nobody could send.
-            tell_gone(app, to.gateway.clone(), epoch);
+            // Whatever became of it: nobody is to be offered anything that nobody could send. A link that is there already ends with it:
+            // what is told here may be heard later than another try, which has to be a later connection's then.
+            close(app, &link);
             return Err(error);
         }
     };
