@@ -15,6 +15,7 @@ use crate::mqtt::outbox::Outgoing;
 use crate::mqtt::wire::Qos;
 use crate::mqtt::{Receipt, Speaker, names};
 use crate::webhooks::Format;
+use sluicegate::model::UpgradeId;
 use sluicegate::{Error, HeldOffer};
 use std::sync::Arc;
 
@@ -63,10 +64,10 @@ pub(crate) fn manner(tongue: Tongue, app: &App) -> Manner {
     }
 }
 
-/// What tells a device of its upgrades.
-pub(crate) fn compose(tongue: Tongue, app: &App, link: &Link, offers: &[HeldOffer]) -> Vec<Outgoing> {
+/// What tells a device of its upgrades. `named`: after which of them, where they are told together.
+pub(crate) fn compose(tongue: Tongue, app: &App, link: &Link, offers: &[HeldOffer], named: UpgradeId) -> Vec<Outgoing> {
     match tongue {
-        Tongue::Autel => autel::device::compose(app, link, offers),
+        Tongue::Autel => autel::device::compose(app, link, offers, named),
         Tongue::Enos => enos::device::receive::compose(app, link, offers),
     }
 }

@@ -32,7 +32,8 @@ pub(crate) struct Sent {
 /// What to do now.
 #[derive(Debug)]
 pub(crate) enum Step {
-    Send(Vec<HeldOffer>),
+    /// These, in a message that is named after this one, however often it is sent and whatever has ended since.
+    Send(Vec<HeldOffer>, UpgradeId),
     /// Nobody has answered: these attempts have timed out.
     GiveUp(Vec<Sent>),
     /// Nothing, until something happens or this time comes.
@@ -56,11 +57,15 @@ pub(crate) struct Courier {
 #[derive(Debug)]
 struct InFlight {
     sent: Vec<Sent>,
+    /// What the message is named after: the first that it was about. That one may have ended.
+    named: Option<UpgradeId>,
     sends: u32,
     sent_at: Instant,
     is_answered: bool,
     /// The connection was gone since; whether it was heard nobody knows.
     is_uncertain: bool,
+    /// It was sent before, or may have been.
+    is_repeated: bool,
     /// The number of the message that is on its way to the broker: before it is there nobody can answer it.
     under_way: Option<u64>,
 }
@@ -97,8 +102,10 @@ impl Courier {
             }
             in_flight.sends += 1;
             in_flight.sent_at = now;
+            in_flight.is_repeated = true;
             let again = offers.iter().filter(|held| in_flight.sent.iter().any(|sent| Some(sent.upgrade) == held.offer.id));
-            return Step::Send(again.cloned().collect());
+            let Some(named) = in_flight.named else { return Step::Rest(None) };
+            return Step::Send(again.cloned().collect(), named);
         }
         // What runs already was sent before this connection.
         let running: Vec<Sent> =
@@ -109,9 +116,7 @@ impl Courier {
         }
         let next: Vec<HeldOffer> = offers.iter().take(self.manner.together_max).cloned().collect();
         let sent: Vec<Sent> = next.iter().filter_map(sent).collect();
-        if sent.is_empty() {
-            return Step::Rest(None);
-        }
+        let Some(named) = sent.first().map(|sent| sent.upgrade) else { return Step::Rest(None) };
         self.is_asked = false;
         let is_answered = self.manner.answered.is_none();
         let is_earlier =
@@ -122,7 +127,7 @@ impl Courier {
             return Step::Rest(Some(now + patience.wait));
         }
         self.in_flight = Some(InFlight::new(sent, 1, now, is_answered));
-        Step::Send(next)
+        Step::Send(next, named)
     }
 
     fn note_what_ended(&mut self, offers: &[HeldOffer]) {
@@ -179,16 +184,20 @@ impl Courier {
         }
     }
 
-    /// What was to be sent could not be handed over.
+    /// What was to be sent could not be handed over. What was sent before may be answered all the same.
     pub(crate) fn not_sent(&mut self) {
-        self.in_flight = None;
+        match &mut self.in_flight {
+            Some(in_flight) if in_flight.is_repeated => in_flight.sends = in_flight.sends.saturating_sub(1),
+            _ => self.in_flight = None,
+        }
     }
 
     /// The upgrades that an answer or progress is about: those of the message that it names, else those in flight. Empty where it
     /// names an earlier attempt of theirs. `None` where nothing is in flight, as far as is known here.
     pub(crate) fn concerned(&self, business_id: &str, newest_event: u64) -> Option<Vec<Sent>> {
         let in_flight = self.in_flight.as_ref()?;
-        let is_stale = is_other_attempt(business_id, &in_flight.sent, newest_event);
+        let is_named = in_flight.named.is_some_and(|named| named.to_string() == business_id);
+        let is_stale = !is_named && is_other_attempt(business_id, &in_flight.sent, newest_event);
         Some(if is_stale { Vec::new() } else { in_flight.sent.clone() })
     }
 
@@ -199,8 +208,9 @@ impl Courier {
 }
 
 impl InFlight {
-    const fn new(sent: Vec<Sent>, sends: u32, sent_at: Instant, is_answered: bool) -> Self {
-        Self { sent, sends, sent_at, is_answered, is_uncertain: false, under_way: None }
+    fn new(sent: Vec<Sent>, sends: u32, sent_at: Instant, is_answered: bool) -> Self {
+        let named = sent.first().map(|sent| sent.upgrade);
+        Self { sent, named, sends, sent_at, is_answered, is_uncertain: false, is_repeated: false, under_way: None }
     }
 }
 
@@ -294,7 +304,7 @@ mod tests {
     }
 
     fn sent(step: Step) -> Vec<String> {
-        let Step::Send(offers) = step else { panic!("{step:?}") };
+        let Step::Send(offers, _) = step else { panic!("{step:?}") };
         offers.iter().map(|held| held.device.id.to_string()).collect()
     }
 
@@ -391,6 +401,40 @@ mod tests {
         behind.report(&behind.offers()[0], ReportedState::Succeeded);
         step(&mut courier, &behind, Instant::now());
         assert!(courier.concerned(&own.to_string(), own.offer).is_none());
+    }
+
+    #[test]
+    fn an_order_keeps_its_name_when_the_upgrade_that_it_is_named_after_has_ended() {
+        let behind = Behind::new(&["dock", "drone"]);
+        let start = Instant::now();
+        let mut courier = own(PATIENT);
+        let offers = behind.offers();
+        let [dock, drone] = [0, 1].map(|place: usize| offers[place].offer.id.unwrap());
+        assert_eq!(sent(step(&mut courier, &behind, start)), ["dock", "drone"]);
+        behind.report(&offers[0], ReportedState::Canceled);
+        let again = step(&mut courier, &behind, start + Duration::from_secs(3));
+        assert!(matches!(&again, Step::Send(_, named) if *named == dock), "{again:?}");
+        assert_eq!(sent(again), ["drone"]);
+        // What is told under that name is about what is left.
+        let concerned = courier.concerned(&dock.to_string(), drone.offer).unwrap();
+        assert_eq!(concerned.iter().map(|sent| sent.upgrade).collect::<Vec<_>>(), [drone]);
+    }
+
+    #[test]
+    fn what_could_not_be_sent_again_may_be_answered_for_the_first_time() {
+        let behind = Behind::new(&["dock"]);
+        let start = Instant::now();
+        let mut courier = own(PATIENT);
+        let order = behind.offers()[0].offer.id.unwrap();
+        sent(step(&mut courier, &behind, start));
+        sent(step(&mut courier, &behind, start + Duration::from_secs(3)));
+        courier.not_sent();
+        assert_eq!(courier.concerned(&order.to_string(), order.offer).map(|concerned| concerned.len()), Some(1));
+        // What was never sent is nobody's to answer.
+        let mut first = own(PATIENT);
+        sent(step(&mut first, &behind, start));
+        first.not_sent();
+        assert!(first.concerned("any", order.offer).is_none());
     }
 
     #[test]

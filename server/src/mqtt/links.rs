@@ -388,10 +388,10 @@ async fn step(app: &Arc<App>, link: &Arc<Link>) -> Result<Option<Instant>, Error
         let step = link.courier().step(&offers, name, Instant::now());
         match step {
             Step::Rest(due) => return Ok(due),
-            Step::Send(offers) => {
+            Step::Send(offers, named) => {
                 // Where there is more than one message, with the last.
                 let mut under_way = link.sets_out();
-                let mut messages = dialect::compose(link.tongue, app, link, &offers).into_iter().peekable();
+                let mut messages = dialect::compose(link.tongue, app, link, &offers, named).into_iter().peekable();
                 while let Some(mut message) = messages.next() {
                     if messages.peek().is_none() {
                         message.under_way = under_way.take();

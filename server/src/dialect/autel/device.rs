@@ -18,7 +18,7 @@ use crate::mqtt::links::{self, Link, NewLink};
 use crate::mqtt::outbox::Outgoing;
 use crate::mqtt::{Receipt, Speaker, names};
 use crate::secrets;
-use sluicegate::model::Component;
+use sluicegate::model::{Component, UpgradeId};
 use sluicegate::{DeviceName, Error, HeldOffer};
 use std::sync::Arc;
 
@@ -252,11 +252,10 @@ fn shortened(method: &str) -> String {
     format!("method {:?} is not known here", method.chars().take(60).collect::<String>())
 }
 
-/// The order to upgrade: one message for all of them. Its business id is the first one's upgrade, so that it is the same however
-/// often it is sent.
-pub(crate) fn compose(app: &App, link: &Link, offers: &[HeldOffer]) -> Vec<Outgoing> {
+/// The order to upgrade: one message for all of them. Its business id is the upgrade that it is named after, so that it is the same
+/// however often it is sent.
+pub(crate) fn compose(app: &App, link: &Link, offers: &[HeldOffer], named: UpgradeId) -> Vec<Outgoing> {
     let now = app.now();
-    let Some(bid) = offers.first().and_then(|held| held.offer.id) else { return Vec::new() };
     let Some(tid) = transaction_id() else { return Vec::new() };
     let urls: Vec<String> =
         offers.iter().map(|held| app.artifact_url(&held.offer.task.row().artifact, held.offer.id, now)).collect();
@@ -279,7 +278,7 @@ pub(crate) fn compose(app: &App, link: &Link, offers: &[HeldOffer]) -> Vec<Outgo
             firmware_upgrade_type: *firmware_upgrade_type,
         })
         .collect();
-    let message = create::ota_create(&devices, &tid, &bid.to_string(), now);
+    let message = create::ota_create(&devices, &tid, &named.to_string(), now);
     vec![Outgoing::new(topic::services(&link.gateway.device_id), message)]
 }
 
