@@ -284,3 +284,17 @@ impl Enos {
         assert_eq!((&reply["id"], &reply["code"]), (&json!("7"), &json!(200)), "{reply}");
     }
 }
+
+#[test]
+fn a_message_that_is_too_large_to_be_read_keeps_nobody_from_being_served() {
+    for version in [3, 5] {
+        let station = Station::on_with(Way::Broker, &format!("[mqtt]\nversion = {version}"));
+        let mut gateway = station.gateway("g");
+        gateway.client.publish("thing/product/g/events", vec![b'x'; 600_000], Qos::AtLeastOnce);
+        let task = station.task(json!({}));
+        gateway.osd();
+        gateway.upgrade();
+        station.row_in(&task, "g", "succeeded");
+        assert_eq!(station.server.log().matches("no connection to the broker").count(), 0, "{}", station.server.log());
+    }
+}

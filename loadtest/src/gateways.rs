@@ -259,6 +259,10 @@ async fn converse(
                         Err(what) => world.ledger.mismatch(format!("{}: {what}", gateway.sn)),
                     }
                 }
+                FromServer::TooLarge(publication) => {
+                    line.acknowledge(&publication);
+                    world.ledger.mismatch(format!("{}: larger than a gateway takes: {}", gateway.sn, publication.topic));
+                }
                 FromServer::Acknowledged { packet_id, .. } => {
                     let Some(place) = carried.in_flight.iter().position(|(own, ..)| *own == packet_id) else { continue };
                     let Some((_, message, sent_at)) = carried.in_flight.remove(place) else { continue };

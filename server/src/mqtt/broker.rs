@@ -244,6 +244,11 @@ impl Broker {
             for said in std::mem::take(&mut line.heard) {
                 match said {
                     FromServer::Publish(publication) => unacknowledged.push_back(standing.take(publication).await),
+                    FromServer::TooLarge(publication) => {
+                        let receipt = Receipt::Malformed("larger than `[mqtt] packet_bytes_max`".to_owned());
+                        receipt.note(&standing.app, "the broker", &publication.topic);
+                        unacknowledged.push_back(Unacknowledged::known(publication, receipt));
+                    }
                     FromServer::Acknowledged { packet_id, refused } => {
                         if refused {
                             self.note_refusal(&standing.app);
@@ -433,6 +438,15 @@ struct Unacknowledged {
     receipt: oneshot::Receiver<Receipt>,
 }
 
+impl Unacknowledged {
+    /// One that needs no lane.
+    fn known(publication: Publication, receipt: Receipt) -> Self {
+        let (sender, receiver) = oneshot::channel();
+        let _ = sender.send(receipt);
+        Self { publication, receipt: receiver }
+    }
+}
+
 /// The receipt of the oldest. Cancel-safe: it stays the oldest until its receipt has come.
 async fn next_receipt(unacknowledged: &mut VecDeque<Unacknowledged>) -> (Publication, Receipt) {
     let Some(oldest) = unacknowledged.front_mut() else { return std::future::pending().await };
@@ -530,13 +544,12 @@ impl LaneOrder {
 impl Standing {
     /// Puts a publication into its device's lane; waits where that is full.
     async fn take(&self, publication: Publication) -> Unacknowledged {
-        let (receipt, receiver) = oneshot::channel();
         if publication.retain {
             // The broker has kept it, who knows for how long: it tells neither how an upgrade is nor that somebody is there.
             self.app.metrics.mqtt(Receipt::Ignored.name());
-            let _ = receipt.send(Receipt::Ignored);
-            return Unacknowledged { publication, receipt: receiver };
+            return Unacknowledged::known(publication, Receipt::Ignored);
         }
+        let (receipt, receiver) = oneshot::channel();
         // The level that names the device is another in each dialect; what they share is that it is not the last.
         let mut hasher = DefaultHasher::new();
         dialect::device_level(&publication.topic).hash(&mut hasher);

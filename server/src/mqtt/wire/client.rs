@@ -67,6 +67,9 @@ pub enum FromServer {
     },
     /// To be [acknowledged](ClientWire::acknowledge).
     Publish(Publication),
+    /// One that is larger than is taken, without its payload. To be acknowledged, else it comes again with each connection: a 3.1.1
+    /// server can't be told what is too large.
+    TooLarge(Publication),
     /// The server has what was published with this id, or has refused it.
     Acknowledged {
         packet_id: u16,
@@ -128,6 +131,7 @@ impl ClientWire {
             return Err(PublishError::NotConnected);
         }
         self.exchange.version = options.version;
+        self.frames.cut(options.version);
         match options.version {
             ProtocolVersion::V311 => self.exchange.write(Ok(connect_3_1_1(options).map_err(|_| PublishError::TooLarge)?)),
             ProtocolVersion::V5 => self.exchange.write(Ok(connect_5_0(options, self.limits).map_err(|_| PublishError::TooLarge)?)),
@@ -161,7 +165,10 @@ impl ClientWire {
             PacketType::Connack if self.phase == Phase::Asking => said.push(self.take_connack(&packet)?),
             PacketType::Connack => return Err(WireError::Violation("a CONNACK that nobody asked for")),
             _ if self.phase != Phase::Connected => return Err(WireError::Violation("a packet before CONNACK")),
-            PacketType::Publish => said.extend(self.exchange.take_publish(packet)?.map(FromServer::Publish)),
+            PacketType::Publish => {
+                let wrap = if self.frames.is_cut() { FromServer::TooLarge } else { FromServer::Publish };
+                said.extend(self.exchange.take_publish(packet)?.map(wrap));
+            }
             PacketType::Puback => said.extend(acknowledged(self.exchange.take_puback(&packet)?)),
             PacketType::Pubrec => said.extend(acknowledged(self.exchange.take_pubrec(&packet)?)),
             PacketType::Pubcomp => said.extend(acknowledged(self.exchange.take_pubcomp(&packet)?)),

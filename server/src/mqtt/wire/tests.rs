@@ -387,6 +387,35 @@ fn a_packet_too_large_is_refused_before_its_body() {
 }
 
 #[test]
+fn a_client_hears_of_a_publication_too_large_and_what_comes_behind_it() {
+    for version in VERSIONS {
+        let properties: &[u8] = if version == ProtocolVersion::V5 { &[0] } else { &[] };
+        let publish = |packet_id: u8, payload: &[u8]| {
+            let body = [&b"\0\x03a/b\0"[..], &[packet_id], properties, payload].concat();
+            let length = [body.len() as u8 | 0x80, (body.len() >> 7) as u8];
+            [&[0x32], &length[..], &body].concat()
+        };
+        let bytes = [publish(7, &[b'x'; 9_000]), publish(8, b"small")].concat();
+        for slice in [1, 2, 3, 1_000, usize::MAX] {
+            let mut pair = Pair::connected(version);
+            let mut said = Vec::new();
+            for slice in bytes.chunks(slice) {
+                pair.client.receive(slice, &mut said).unwrap();
+            }
+            let [FromServer::TooLarge(large), FromServer::Publish(small)] = &said[..] else { panic!("{said:?}") };
+            assert_eq!((&*large.topic, large.packet_id, large.payload.len()), ("a/b", Some(7), 0));
+            assert_eq!((&*small.topic, small.packet_id, &small.payload[..]), ("a/b", Some(8), &b"small"[..]));
+            pair.client.acknowledge(large, Acknowledgement::Taken);
+            assert_eq!(pair.client.output()[..4], *b"\x40\x02\0\x07");
+        }
+    }
+    // What can't be read for another reason is refused, also where it is too large.
+    let mut pair = Pair::connected(ProtocolVersion::V311);
+    let bytes = [&b"\x32\xa8\x46\xff\xff"[..], &[b'x'; 9_000]].concat();
+    assert_eq!(pair.client.receive(&bytes, &mut Vec::new()), Err(WireError::Malformed("PUBLISH")));
+}
+
+#[test]
 fn a_stranger_gets_no_more_memory_than_a_connect_takes() {
     let mut server = ServerWire::new(WireLimits { packet_bytes_max: u32::MAX, receive_max: 1 });
     assert_eq!(server.receive(b"\x10\xfe\xff\x03", &mut Vec::new()), Err(WireError::TooLarge { bytes_max: 64 * 1024 }));
