@@ -407,3 +407,23 @@ fn a_gateway_whose_topology_could_not_be_taken_at_once_is_sent_its_order_all_the
     connection.say("thing/product/g/osd", &osd());
     connection.publication("thing/product/g/services");
 }
+
+#[test]
+fn a_broker_that_names_no_limit_is_sent_so_many_events_at_once_and_no_more() {
+    let stub = Stub::start();
+    let server = server(&stub, "[mqtt]\nversion = 3");
+    let mut connection = stub.welcome();
+    let admin = server.admin();
+    let fleet = Fleet::new(&admin, PRODUCT);
+    let rollouts = std::thread::spawn(move || {
+        for _ in 0..530 {
+            fleet.start_task(&admin, json!({ "from_versions": ["0.1"] }));
+        }
+    });
+    for _ in 0..1_024 {
+        connection.any_publication();
+    }
+    rollouts.join().unwrap();
+    connection.stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    assert!(connection.next().is_none());
+}

@@ -567,7 +567,7 @@ impl Standing {
         const OUTPUT_BYTES_MAX: usize = 256 << 10;
         let mut has_published = false;
         let Some(events) = &mut self.events else { return Ok(has_published) };
-        while wire.vacancy() > room && wire.output().len() < OUTPUT_BYTES_MAX {
+        while events.feed.has_room() && wire.vacancy() > room && wire.output().len() < OUTPUT_BYTES_MAX {
             let Some(Due { topic, event, qos }) = events.feed.next() else { break };
             match wire.publish(&topic, dialect::native::event_json(&event), qos) {
                 Ok(Some(packet_id)) => events.feed.sent(packet_id, event.sequence),
