@@ -427,3 +427,23 @@ fn a_broker_that_names_no_limit_is_sent_so_many_events_at_once_and_no_more() {
     connection.stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     assert!(connection.next().is_none());
 }
+
+#[test]
+fn a_server_that_stops_acknowledges_what_it_has_taken() {
+    let stub = Stub::start();
+    let mut server = server(&stub, "[mqtt]\nevents = false");
+    register(&server, "g");
+    let mut connection = stub.welcome();
+    let said: Vec<u16> = (0..50).map(|number| connection.say("thing/product/g/state", &state(&format!("0.{number}")))).collect();
+    let stopping = std::thread::spawn(move || server.stop());
+    let (mut acknowledged, mut is_farewell) = (Vec::new(), false);
+    while let Some(heard) = connection.next() {
+        match heard {
+            FromClient::Acknowledged { packet_id } => acknowledged.push(packet_id),
+            FromClient::Disconnect { .. } => is_farewell = true,
+            _ => {}
+        }
+    }
+    assert!(is_farewell && said.starts_with(&acknowledged), "{acknowledged:?}");
+    assert!(stopping.join().unwrap().success());
+}

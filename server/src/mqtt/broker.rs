@@ -55,6 +55,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Of what may be in flight.
 const EVENTS_LEAVE_ROOM: usize = 8;
+/// How long what devices have said may take to be written down and acknowledged when the server stops.
+const FAREWELL_WAIT: Duration = Duration::from_secs(2);
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 /// The session lasts this long while we are away: what devices said meanwhile is kept for us.
 const SESSION_EXPIRY_S: u32 = 86_400;
@@ -72,6 +74,7 @@ struct Standing {
     outgoing: mpsc::Receiver<Outgoing>,
     events: Option<Events>,
     version: ProtocolVersion,
+    stopping: watch::Receiver<bool>,
 }
 
 /// Where the publishing of events is.
@@ -143,10 +146,18 @@ impl Broker {
             events = events => events,
             _ = stopping.wait_for(|stopped| *stopped) => return,
         };
-        let mut standing = Standing { app, lanes, outbox, outgoing, events, version };
+        let connected = outbox.clone();
+        let mut standing = Standing { app, lanes, outbox, outgoing, events, version, stopping: stopping.clone() };
+        let stopped = async {
+            let _ = stopping.wait_for(|stopped| *stopped).await;
+            // A connection that is there ends by itself.
+            if connected.is_open() {
+                sleep(2 * FAREWELL_WAIT).await;
+            }
+        };
         tokio::select! {
             () = self.stay_connected(&mut standing) => {}
-            _ = stopping.wait_for(|stopped| *stopped) => {}
+            () = stopped => {}
         }
         if let Some(events) = &mut standing.events
             && events.save_due().is_some()
@@ -155,6 +166,7 @@ impl Broker {
         }
     }
 
+    /// Until a connection has ended because the server stops.
     async fn stay_connected(&self, standing: &mut Standing) {
         let mut pause = PAUSE_MIN;
         loop {
@@ -162,6 +174,9 @@ impl Broker {
             let ended = self.connection(standing).await;
             standing.outbox.set_open(false);
             standing.app.metrics.mqtt_broker(false);
+            if *standing.stopping.borrow() {
+                return;
+            }
             // One that held for a while begins anew with short pauses.
             if begun.elapsed() > PAUSE_MAX {
                 pause = PAUSE_MIN;
@@ -237,6 +252,8 @@ impl Broker {
         }
         let mut ping_due = Instant::now() + ping_every;
         let mut pong_due: Option<Instant> = None;
+        let mut stopping = standing.stopping.clone();
+        let mut farewell_due: Option<Instant> = None;
         let mut was_events_turn = false;
         let mut under_way: HashMap<u16, (UnderWay, Instant)> = HashMap::new();
         loop {
@@ -264,18 +281,23 @@ impl Broker {
                 }
             }
             // Where there is no room to spare, events and messages to devices take turns.
-            let is_events_turn = room > 0 || !was_events_turn || standing.outgoing.is_empty();
+            let is_events_turn = farewell_due.is_none() && (room > 0 || !was_events_turn || standing.outgoing.is_empty());
             if is_events_turn {
                 was_events_turn |= standing.publish_events(&mut line.wire, room)?;
             }
             line.flush().await?;
-            let may_read = unacknowledged.len() < usize::from(RECEIVE_MAX);
+            // Acknowledged now, it doesn't come again to a server that no longer knows that it has taken it.
+            if farewell_due.is_some_and(|due| due <= Instant::now() || unacknowledged.is_empty()) {
+                line.wire.disconnect();
+                return line.flush().await;
+            }
+            let may_read = farewell_due.is_none() && unacknowledged.len() < usize::from(RECEIVE_MAX);
             // Whoever speaks is there, and while we don't listen nobody can be blamed for silence.
             if has_heard || !may_read {
                 pong_due = pong_due.map(|_| Instant::now() + ANSWER_WAIT);
             }
             let save_due = standing.events.as_ref().and_then(Events::save_due);
-            let due = [Some(ping_due), pong_due, save_due].into_iter().flatten().min().unwrap_or(ping_due);
+            let due = [Some(ping_due), pong_due, save_due, farewell_due].into_iter().flatten().min().unwrap_or(ping_due);
             let vacancy = line.wire.vacancy();
             tokio::select! {
                 read = line.hear(), if may_read => read?,
@@ -299,6 +321,9 @@ impl Broker {
                     if let Some(events) = &mut standing.events {
                         events.feed.take(page);
                     }
+                }
+                _ = stopping.wait_for(|stopped| *stopped), if farewell_due.is_none() => {
+                    farewell_due = Some(Instant::now() + FAREWELL_WAIT);
                 }
                 () = sleep_until(due) => {}
             }
