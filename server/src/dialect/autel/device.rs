@@ -72,7 +72,10 @@ async fn of_broker(app: &Arc<App>, speaker: &Speaker, topic: UpTopic<'_>, envelo
             attached.push(topic.sn().into());
         }
         said.open(app, attached).await?;
-    } else if let Some(link) = link {
+    } else if let Some(link) = link
+        && !said.speaker.is_repeated
+    {
+        // What the broker says once more doesn't tell that the gateway is there.
         link.heard();
     }
     Ok(said)
@@ -123,7 +126,9 @@ impl Said {
             Err(malformed) => return Receipt::Malformed(malformed.to_string()),
         };
         let attached = topology.children.into_iter().map(|child| child.sn.into()).collect();
-        if let Err(error) = self.open(app, attached).await {
+        // Taken before, it is nothing new; and a newer one may have come since.
+        let is_old = self.speaker.is_repeated && self.speaker.link(app).is_some();
+        if !is_old && let Err(error) = self.open(app, attached).await {
             return error.into();
         }
         self.reply(app, topic::status_reply(sn));

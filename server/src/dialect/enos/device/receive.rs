@@ -40,7 +40,9 @@ async fn open(app: &Arc<App>, speaker: &Speaker) -> Result<Arc<Link>, Error> {
 pub(crate) async fn receive(app: &Arc<App>, speaker: &Speaker, topic: UpTopic, name: &str, payload: &[u8]) -> Receipt {
     if speaker.silence.is_some() {
         match speaker.link(app) {
-            Some(link) => link.heard(),
+            // What the broker says once more doesn't tell that the device is there.
+            Some(link) if !speaker.is_repeated => link.heard(),
+            Some(_) => {}
             None => {
                 if let Err(error) = open(app, speaker).await {
                     return error.into();
