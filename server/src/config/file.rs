@@ -21,6 +21,8 @@ pub struct File {
     pub tls_key: Option<PathBuf>,
     #[serde(alias = "tls-client-ca")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Whether HTTP/2 is offered over TLS.
+    pub http2: Option<bool>,
     #[serde(alias = "mqtt-listen")]
     pub mqtt_listen: Option<String>,
     #[serde(alias = "mqtt-url")]

@@ -14,6 +14,8 @@ pub struct Limits {
     pub engine: sluicegate::Limits,
     /// Connections at once, of all listeners. Each costs up to 30 kB; the system's bound on open files must be larger.
     pub connections_max: usize,
+    /// Requests at once on one connection of HTTP/2. Each may hold a body that is being read (`body_bytes_max`) and a piece of its reply.
+    pub h2_streams_max: u32,
     /// Bytes of a request's head, and headers in it.
     pub header_bytes_max: usize,
     pub headers_max: usize,
@@ -43,6 +45,8 @@ impl Default for Limits {
             engine: sluicegate::Limits::default(),
             // Fits, with the store's own files, under the 20,000 open files that many systems allow.
             connections_max: 16_000,
+            // The least that RFC 9113 recommends, "so as to not unnecessarily limit parallelism".
+            h2_streams_max: 100,
             header_bytes_max: 16 << 10,
             headers_max: HEADERS_MAX_OF_HYPER,
             body_bytes_max: 1 << 20,
@@ -90,7 +94,7 @@ macro_rules! limits_table {
 }
 
 limits_table! {
-    plain: connections_max: usize, header_bytes_max: usize, headers_max: usize, body_bytes_max: usize, event_streams_max: usize,
+    plain: connections_max: usize, h2_streams_max: u32, header_bytes_max: usize, headers_max: usize, body_bytes_max: usize, event_streams_max: usize,
         calls_per_minute: u32, checks_per_minute: u32;
     seconds: header_timeout_s = header_timeout, body_timeout_s = body_timeout, idle_timeout_s = idle_timeout,
         write_timeout_s = write_timeout, stop_timeout_s = stop_timeout;
@@ -108,8 +112,9 @@ impl Limits {
         let timeouts = [limits.header_timeout, limits.body_timeout, limits.idle_timeout, limits.write_timeout, limits.stop_timeout];
         let longest_s = timeouts.iter().map(Duration::as_secs).max().unwrap_or_default();
         let shortest_s = timeouts.iter().map(Duration::as_secs).min().unwrap_or_default();
-        let checks: [(&'static str, u64, u64, u64, &'static str); 9] = [
+        let checks: [(&'static str, u64, u64, u64, &'static str); 10] = [
             ("limits.connections_max", limits.connections_max as u64, 1, 10_000_000, "1 to 10,000,000"),
+            ("limits.h2_streams_max", limits.h2_streams_max.into(), 1, 10_000, "1 to 10,000"),
             // hyper takes no buffer smaller than 8 KiB.
             ("limits.header_bytes_max", limits.header_bytes_max as u64, 8 << 10, 1 << 20, "8,192 to 1,048,576"),
             ("limits.headers_max", limits.headers_max as u64, 16, 1_000, "16 to 1,000"),

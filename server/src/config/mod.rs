@@ -56,6 +56,8 @@ pub struct TlsConfig {
     pub key: PathBuf,
     /// Clients must show a certificate that one of these signed.
     pub client_ca: Option<PathBuf>,
+    /// Whether HTTP/2 is offered beside HTTP/1.1.
+    pub http2: bool,
 }
 
 /// What is wrong with what the operator wrote: always a usage error.
@@ -94,6 +96,7 @@ impl Config {
             tls_cert.or(file.tls_cert),
             tls_key.or(file.tls_key),
             tls_client_ca.or(file.tls_client_ca),
+            file.http2.unwrap_or(true),
             mqtt.listen.is_some(),
         )?;
         let public_url = arguments.public_url.clone().or(file.public_url).map(check_public_url).transpose()?;
@@ -131,16 +134,19 @@ fn tls_config(
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
     client_ca: Option<PathBuf>,
+    http2: bool,
     speaks_mqtt: bool,
 ) -> Result<Option<TlsConfig>, ConfigError> {
     let incomplete = |given, missing| Err(ConfigError::Incomplete { given, missing });
     match (listen, certificate, key) {
         (Some(listen), Some(certificate), Some(key)) => {
             let listen = Some(resolve_address("--tls-listen", &listen)?);
-            Ok(Some(TlsConfig { listen, certificate, key, client_ca }))
+            Ok(Some(TlsConfig { listen, certificate, key, client_ca, http2 }))
         }
         // The listener for MQTT takes TLS on its own port.
-        (None, Some(certificate), Some(key)) if speaks_mqtt => Ok(Some(TlsConfig { listen: None, certificate, key, client_ca })),
+        (None, Some(certificate), Some(key)) if speaks_mqtt => {
+            Ok(Some(TlsConfig { listen: None, certificate, key, client_ca, http2 }))
+        }
         (None, None, None) if client_ca.is_none() => Ok(None),
         (None, None, None) => incomplete("--tls-client-ca", "--tls-listen"),
         (Some(_), None, _) => incomplete("--tls-listen", "--tls-cert"),

@@ -29,7 +29,7 @@ use std::io::{self, IoSlice};
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -88,7 +88,7 @@ where
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum StopProgress {
+pub(super) enum StopProgress {
     Unregistered,
     Registered,
     Draining,
@@ -96,7 +96,7 @@ enum StopProgress {
 
 /// Whether the server stops. Registers for the wake-up once: a task keeps its waker for life, and registering takes a lock that all
 /// workers share.
-fn is_stopping(
+pub(super) fn is_stopping(
     front: &Front,
     progress: &mut StopProgress,
     stopped: Pin<&mut impl Future<Output = ()>>,
@@ -112,10 +112,10 @@ fn is_stopping(
 /// What a connection is waiting for, and since when. Written by its own task alone; atomic because the task may not be pinned to
 /// a thread as far as the compiler knows.
 #[derive(Debug)]
-struct Watch {
-    epoch: Instant,
-    /// A request is being answered: from its head to the last byte of its reply handed to hyper.
-    busy: AtomicBool,
+pub(super) struct Watch {
+    pub(super) epoch: Instant,
+    /// Requests being answered: from the head to the last byte of the reply handed to hyper. Over HTTP/2 there may be several.
+    running: AtomicUsize,
     /// Milliseconds since the epoch, plus one so that 0 means "not".
     idle_since: AtomicU64,
     head_since: AtomicU64,
@@ -123,31 +123,32 @@ struct Watch {
 }
 
 impl Watch {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self {
             epoch: Instant::now(),
-            busy: AtomicBool::new(false),
+            running: AtomicUsize::new(0),
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
         }
     }
 
-    fn stamp(&self) -> u64 {
+    /// Now, as it is kept.
+    pub(super) fn stamp(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64 + 1
     }
 
-    fn after(&self, stamp: u64, wait: Duration) -> Instant {
+    pub(super) fn after(&self, stamp: u64, wait: Duration) -> Instant {
         self.epoch + Duration::from_millis(stamp - 1) + wait
     }
 
     /// When the connection is to be given up if nothing moves until then; `None` while the bounds of a body or a handler are at work.
-    fn due(&self, limits: &Limits) -> Option<Instant> {
+    pub(super) fn due(&self, limits: &Limits) -> Option<Instant> {
         let blocked_since = self.blocked_since.load(Ordering::Relaxed);
         if blocked_since != 0 {
             return Some(self.after(blocked_since, limits.write_timeout));
         }
-        if self.busy.load(Ordering::Relaxed) {
+        if self.is_busy() {
             return None;
         }
         match self.head_since.load(Ordering::Relaxed) {
@@ -156,18 +157,36 @@ impl Watch {
         }
     }
 
-    fn begin_request(&self) {
+    pub(super) fn is_busy(&self) -> bool {
+        self.running.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether it waits for nothing but the next request.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.is_busy() && self.blocked_since.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0
+    }
+
+    pub(super) fn begin_request(&self) {
         self.head_since.store(0, Ordering::Relaxed);
-        self.busy.store(true, Ordering::Relaxed);
+        self.running.fetch_add(1, Ordering::Relaxed);
     }
 
     fn end_request(&self) {
         self.idle_since.store(self.stamp(), Ordering::Relaxed);
-        self.busy.store(false, Ordering::Relaxed);
+        self.running.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn read_some(&self) {
-        if !self.busy.load(Ordering::Relaxed) && self.head_since.load(Ordering::Relaxed) == 0 {
+        if !self.is_busy() {
+            self.within_head(true);
+        }
+    }
+
+    /// What was read last ends in the middle of a request's head, or doesn't.
+    pub(super) fn within_head(&self, is_within: bool) {
+        if !is_within {
+            self.head_since.store(0, Ordering::Relaxed);
+        } else if self.head_since.load(Ordering::Relaxed) == 0 {
             self.head_since.store(self.stamp(), Ordering::Relaxed);
         }
     }
@@ -184,9 +203,9 @@ impl Watch {
 }
 
 /// A stream that tells its [`Watch`] what moves.
-struct Watched<S> {
-    stream: S,
-    watch: Arc<Watch>,
+pub(super) struct Watched<S> {
+    pub(super) stream: S,
+    pub(super) watch: Arc<Watch>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -244,26 +263,37 @@ impl Service<::http::Request<Incoming>> for Requests {
     type Future = Answer;
 
     fn call(&self, request: ::http::Request<Incoming>) -> Answer {
-        self.watch.begin_request();
-        let running = Running {
-            front: Arc::clone(&self.front),
-            watch: Arc::clone(&self.watch),
-            begun: Instant::now(),
-            kind: RequestKind::of(request.method(), request.uri().path()),
-            status: None,
-        };
-        let (app, peer) = (Arc::clone(&self.front.app), self.peer);
-        let body_timeout = app.config.limits.body_timeout;
-        let request = request.map(|incoming| RequestBody::new(incoming, body_timeout, peer));
-        Answer { reply: Box::pin(async move { crate::dialect::handle(&app, request).await }), running: Some(running) }
+        Answer::begin(&self.front, &self.watch, self.peer, request)
     }
 }
 
 /// A handler at work. Its panic, a bug of ours, ends this request and no other; the panic itself was logged by the hook.
-struct Answer {
+pub(super) struct Answer {
     reply: Pin<Box<dyn Future<Output = Reply> + Send>>,
     /// Taken by the reply.
     running: Option<Running>,
+}
+
+impl Answer {
+    pub(super) fn begin(front: &Arc<Front>, watch: &Arc<Watch>, peer: Peer, request: ::http::Request<Incoming>) -> Self {
+        watch.begin_request();
+        let running = Running {
+            front: Arc::clone(front),
+            watch: Arc::clone(watch),
+            begun: Instant::now(),
+            kind: RequestKind::of(request.method(), request.uri().path()),
+            status: None,
+        };
+        let app = Arc::clone(&front.app);
+        let body_timeout = app.config.limits.body_timeout;
+        let request = request.map(|incoming| RequestBody::new(incoming, body_timeout, peer));
+        Self { reply: Box::pin(async move { crate::dialect::handle(&app, request).await }), running: Some(running) }
+    }
+
+    /// Answers so, without asking anybody.
+    pub(super) fn refuse(&mut self, status: StatusCode) {
+        self.reply = Box::pin(std::future::ready(reply::empty(status)));
+    }
 }
 
 impl Future for Answer {
@@ -296,8 +326,8 @@ fn reply_to_a_panic() -> Reply {
 }
 
 /// A request from its head to the end of its reply; what it took is counted when it is dropped.
-struct Running {
-    front: Arc<Front>,
+pub(super) struct Running {
+    pub(super) front: Arc<Front>,
     watch: Arc<Watch>,
     begun: Instant,
     kind: RequestKind,
@@ -313,11 +343,11 @@ impl Drop for Running {
 }
 
 /// A reply's body that keeps its request running until hyper has taken it whole.
-struct Measured {
-    body: Body,
+pub(super) struct Measured {
+    pub(super) body: Body,
     /// Ends when the server stops, rather than keep it from stopping; its client resumes where it was.
-    is_endless: bool,
-    running: Option<Running>,
+    pub(super) is_endless: bool,
+    pub(super) running: Option<Running>,
 }
 
 impl hyper::body::Body for Measured {

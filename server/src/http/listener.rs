@@ -7,8 +7,8 @@
 //! The sum of connections is bounded. One too many is told 503 with `Retry-After`, and closed; of these there is a bound too. Over TLS
 //! and MQTT, where telling would cost a handshake, it is closed.
 
-use super::tls::Tls;
-use super::{Peer, connection};
+use super::tls::{self, Tls};
+use super::{Peer, connection, h2};
 use crate::app::App;
 use crate::mqtt;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
@@ -262,8 +262,12 @@ fn admit(front: &Arc<Front>, stream: TcpStream, address: SocketAddr, protocol: P
         match protocol {
             Protocol::Http => connection::serve(front, stream, Peer { address, tls: false }).await,
             Protocol::Https => {
-                if let Some(stream) = shake_hands(&front, stream, address).await {
-                    connection::serve(front, stream, Peer { address, tls: true }).await;
+                let Some(stream) = shake_hands(&front, stream, address).await else { return };
+                let peer = Peer { address, tls: true };
+                // What the handshake settled on. Nothing is guessed from what comes first.
+                match stream.get_ref().1.alpn_protocol() {
+                    Some(tls::HTTP_2) => h2::serve(front, stream, peer).await,
+                    _ => connection::serve(front, stream, peer).await,
                 }
             }
             Protocol::Mqtt => serve_mqtt(front, stream, address).await,

@@ -3,10 +3,11 @@
 //! - [`body`]: request bodies with bounds in size and time, reply bodies of known length;
 //! - [`path`], [`query`]: targets taken apart safely;
 //! - [`reply`]: replies built the one right way;
-//! - [`listener`], [`connection`], [`tls`]: sockets, and the time limits on every wait.
+//! - [`listener`], [`connection`] (of HTTP/2: [`h2`]), [`tls`]: sockets, and the time limits on every wait.
 
 pub mod body;
 pub mod connection;
+pub mod h2;
 pub mod listener;
 pub mod path;
 pub mod query;

@@ -48,6 +48,10 @@ impl Tls {
     }
 }
 
+/// What a client may choose to speak (ALPN).
+pub const HTTP_2: &[u8] = b"h2";
+const HTTP_1_1: &[u8] = b"http/1.1";
+
 /// Sessions that may be resumed by an id; tickets, which cost no memory, are offered first.
 const SESSIONS_MAX: usize = 16_384;
 
@@ -80,7 +84,8 @@ fn load(config: &TlsConfig) -> Result<ServerConfig, TlsError> {
         key: config.key.clone(),
         message: error.to_string(),
     })?;
-    server.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let protocols: &[&[u8]] = if config.http2 { &[HTTP_2, HTTP_1_1] } else { &[HTTP_1_1] };
+    server.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
     server.session_storage = ServerSessionMemoryCache::new(SESSIONS_MAX);
     // A new key for tickets with each load: who was let in by an authority that is gone isn't resumed.
     server.ticketer = aws_lc_rs::Ticketer::new().map_err(setup)?;
@@ -138,6 +143,7 @@ mod tests {
             certificate: write("cert", signed.cert.pem()),
             key: write("key", signed.signing_key.serialize_pem()),
             client_ca: None,
+            http2: true,
         }
     }
 
