@@ -285,7 +285,7 @@ fn describe() {
     describe_counter!("sluicegate_connections_refused_total", "Connections refused because all were taken");
     describe_counter!(
         "sluicegate_connections_timed_out_total",
-        "Connections given up because the client was silent or took nothing"
+        "Connections, and single replies of HTTP/2, given up because the client was silent or took nothing"
     );
     describe_counter!("sluicegate_tls_handshakes_failed_total", "TLS handshakes that came to nothing");
     describe_counter!("sluicegate_image_bytes_served_total", Unit::Bytes, "Bytes of images handed to the network");

@@ -163,7 +163,12 @@ impl Watch {
 
     /// Whether it waits for nothing but the next request.
     pub(super) fn is_idle(&self) -> bool {
-        !self.is_busy() && self.blocked_since.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == 0
+        !self.is_busy() && !self.is_blocked() && self.head_since.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether the client takes nothing of what is written.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked_since.load(Ordering::Relaxed) != 0
     }
 
     pub(super) fn begin_request(&self) {
@@ -263,7 +268,7 @@ impl Service<::http::Request<Incoming>> for Requests {
     type Future = Answer;
 
     fn call(&self, request: ::http::Request<Incoming>) -> Answer {
-        Answer::begin(&self.front, &self.watch, self.peer, request)
+        Answer::begin(&self.front, &self.watch, self.peer.clone(), request)
     }
 }
 

@@ -65,7 +65,7 @@ where
     let limits = &front.app.config.limits;
     let watch = Arc::new(Watch::new());
     let exchanges = Arc::new(Exchanges::new(Arc::clone(&watch)));
-    let service = Requests { front: Arc::clone(&front), exchanges: Arc::clone(&exchanges), peer };
+    let service = Requests { front: Arc::clone(&front), exchanges: Arc::clone(&exchanges), peer: peer.clone() };
     let watched = Watched { stream, watch: Arc::clone(&watch) };
     let io = TokioIo::new(HeadsWatched { stream: watched, watch: Arc::clone(&watch), frames: Frames::default() });
     let mut builder = http2::Builder::new(Spawner(Arc::clone(&exchanges)));
@@ -181,8 +181,12 @@ impl Exchanges {
         self.taken_back.load(Ordering::Relaxed) > TAKEN_BACK_MAX + self.answered.load(Ordering::Relaxed)
     }
 
-    /// Ends the replies of which the client has taken nothing for `wait`, and says when the next would be due.
+    /// Ends the replies of which the client has taken nothing for `wait`, and says when the next would be due. While the socket takes no
+    /// more, replies only wait for each other, and the connection has its own bound; once it does, all is written that a window is open for.
     fn end_stalled(&self, now: Instant, wait: Duration, mut note: impl FnMut()) -> Result<Option<Instant>, Hopeless> {
+        if self.watch.is_blocked() {
+            return Ok(None);
+        }
         let mut next: Option<Instant> = None;
         // Ended without the lock: what is dropped then takes itself off the list.
         let open: Vec<Arc<Exchange>> = lock(&self.open).iter().filter_map(Weak::upgrade).collect();
@@ -288,7 +292,7 @@ impl Service<::http::Request<Incoming>> for Requests {
         }
         let is_head = request.method() == Method::HEAD;
         let exchange = self.exchanges.begin();
-        let answer = Answer::begin(&self.front, &self.exchanges.watch, self.peer, request);
+        let answer = Answer::begin(&self.front, &self.exchanges.watch, self.peer.clone(), request);
         StreamAnswer { answer, exchange, is_head, has_too_many_headers, is_answered: false }
     }
 }
@@ -311,7 +315,6 @@ impl Future for StreamAnswer {
         }
         let Poll::Ready(Ok(reply)) = Pin::new(&mut self.answer).poll(context) else { return Poll::Pending };
         self.is_answered = true;
-        self.exchange.all.answered.fetch_add(1, Ordering::Relaxed);
         let (mut head, Measured { mut body, is_endless, running }) = reply.into_parts();
         if self.is_head {
             // Over HTTP/1 hyper leaves the body out by itself.
@@ -326,7 +329,11 @@ impl Future for StreamAnswer {
             // There is one reply to a request, so nothing is there yet.
             let _ = exchange.running.set(running);
         }
-        Poll::Ready(Ok(::http::Response::from_parts(head, Tracked { body, is_endless, is_short, exchange })))
+        let is_taken = body.is_end_stream();
+        if is_taken {
+            exchange.all.answered.fetch_add(1, Ordering::Relaxed);
+        }
+        Poll::Ready(Ok(::http::Response::from_parts(head, Tracked { body, is_endless, is_short, is_taken, exchange })))
     }
 }
 
@@ -343,6 +350,9 @@ struct Tracked {
     body: Body,
     is_endless: bool,
     is_short: bool,
+    /// hyper has asked for it, and so has sent the head. A handler that waited for a body is answered for a request that was taken back,
+    /// too, and nobody hears it.
+    is_taken: bool,
     exchange: Arc<Exchange>,
 }
 
@@ -365,6 +375,9 @@ impl hyper::body::Body for Tracked {
         if self.must_wait(context) {
             return Poll::Pending;
         }
+        if !std::mem::replace(&mut self.is_taken, true) {
+            self.exchange.all.answered.fetch_add(1, Ordering::Relaxed);
+        }
         let stops = || self.exchange.running.get().is_some_and(|running| running.front.stop.is_stopping());
         if self.is_endless && stops() {
             return Poll::Ready(None);
@@ -384,6 +397,14 @@ impl hyper::body::Body for Tracked {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        if !self.is_taken {
+            self.exchange.all.taken_back.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -561,7 +582,7 @@ mod tests {
         frames.read(&[b'P'; PREFACE_BYTES]);
         frames.read(&frame(KIND_DATA, 0, 100)[..50]);
         assert!(!frames.is_within_head(), "a body may be slow");
-        frames.read(&vec![0; 59]);
+        frames.read(&[0; 59]);
         frames.read(&frame(SETTINGS, 0, 6)[..10]);
         assert!(frames.is_within_head(), "anything else may not");
     }
