@@ -4,17 +4,20 @@
 //! Finding takes no lock; comparing takes the same time however much of the secret is right. The administrator's own token is any
 //! text of up to 127 characters, from the environment or from `admin-token` in the data folder, and has no row.
 //!
+//! Where a call is a device's own, its certificate does instead of a token; see [`ClientCertificate`].
+//!
 //! Invariants:
 //!   - A token opens its own organization, and of that no more than the product and device that it names.
 //!   - A token for refreshing or logging in opens no call, and one for calls refreshes nothing.
 //!   - No secret is in a table, a log or an error.
 
 use crate::config::ConfiguredApp;
+use crate::http::ClientCertificate;
 use crate::secrets::{self, SecretError, Secrets, write_private};
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use sluicegate::model::{App, AppId, Role, Timestamp, Token, TokenId, TokenPurpose};
-use sluicegate::{Engine, Error, State};
+use sluicegate::{DeviceName, Engine, Error, State};
 use std::collections::HashMap;
 use std::fmt;
 use std::io;
@@ -34,7 +37,7 @@ pub struct Caller {
     pub organization: Arc<str>,
     pub product_id: Option<Arc<str>>,
     pub device_id: Option<Arc<str>>,
-    /// Absent for the administrator's own token.
+    /// Absent for the administrator's own token, and for a device that its certificate names.
     pub token: Option<TokenId>,
     pub app: Option<AppId>,
 }
@@ -45,6 +48,18 @@ pub struct Caller {
 pub struct Forbidden;
 
 impl Caller {
+    /// A device that stands for itself.
+    fn device(name: &DeviceName) -> Self {
+        Self {
+            role: Role::Device,
+            organization: Arc::clone(&name.organization),
+            product_id: Some(Arc::clone(&name.product_id)),
+            device_id: Some(Arc::clone(&name.device_id)),
+            token: None,
+            app: None,
+        }
+    }
+
     /// The organization to act in: its own, or for the administrator the one it names.
     pub fn organization_for(&self, requested: Option<&str>) -> Result<Arc<str>, Forbidden> {
         match requested {
@@ -102,6 +117,8 @@ pub enum AuthError {
     Missing,
     Unknown,
     Expired,
+    /// No token came, and the connection's certificate would not be accepted any more.
+    Certificate,
 }
 
 /// What a new token is to open.
@@ -192,6 +209,21 @@ impl Auth {
             token: Some(row.id),
             app: row.app.clone(),
         })
+    }
+
+    /// Who calls what is open to devices: whoever holds `token`, or without one the device that the connection's certificate names.
+    /// A token that is sent counts, whatever it is worth.
+    pub fn authenticate_device(
+        &self,
+        token: Option<&str>,
+        certificate: Option<&ClientCertificate>,
+        now: Timestamp,
+    ) -> Result<Caller, AuthError> {
+        match certificate {
+            Some(certificate) if token.is_none() && certificate.holds(now) => Ok(Caller::device(certificate.device())),
+            Some(_) if token.is_none() => Err(AuthError::Certificate),
+            _ => self.authenticate(token, TokenPurpose::Access, now),
+        }
     }
 
     fn authenticate_admin(&self, token: &str, purpose: TokenPurpose) -> Result<Caller, AuthError> {

@@ -1,6 +1,6 @@
 //! What `serve` takes on the command line, and from the environment where the line doesn't say.
 
-use super::LogFormat;
+use super::{ClientAuth, LogFormat};
 use clap::Args;
 use std::path::PathBuf;
 
@@ -22,9 +22,15 @@ pub struct ServeArguments {
     /// The private key of the certificate, PEM
     #[arg(long, env = "SLUICEGATE_TLS_KEY", value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
-    /// Clients must show a certificate that one of these signed, PEM
+    /// Clients show a certificate that one of these signed, PEM
     #[arg(long, env = "SLUICEGATE_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Whether clients must show a certificate, or may [default: required]
+    #[arg(long, env = "SLUICEGATE_TLS_CLIENT_AUTH", value_name = "WHETHER")]
+    pub tls_client_auth: Option<ClientAuth>,
+    /// Certificates that clients may not show any more: a revocation list of each authority, PEM
+    #[arg(long, env = "SLUICEGATE_TLS_CLIENT_CRL", value_name = "FILE")]
+    pub tls_client_crl: Option<PathBuf>,
     /// Where to take MQTT connections, plain and, with a certificate, TLS; port 0 picks a free one
     #[arg(long, env = "SLUICEGATE_MQTT_LISTEN", value_name = "ADDR")]
     pub mqtt_listen: Option<String>,

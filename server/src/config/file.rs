@@ -21,6 +21,10 @@ pub struct File {
     pub tls_key: Option<PathBuf>,
     #[serde(alias = "tls-client-ca")]
     pub tls_client_ca: Option<PathBuf>,
+    #[serde(alias = "tls-client-auth")]
+    pub tls_client_auth: Option<ClientAuth>,
+    #[serde(alias = "tls-client-crl")]
+    pub tls_client_crl: Option<PathBuf>,
     /// Whether HTTP/2 is offered over TLS.
     pub http2: Option<bool>,
     #[serde(alias = "mqtt-listen")]
@@ -64,6 +68,16 @@ pub enum Registration {
     #[default]
     Open,
     Strict,
+}
+
+/// Whether clients show a certificate, where authorities for them are named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuth {
+    #[default]
+    Required,
+    /// Who shows none comes in without. Who shows one that isn't good doesn't.
+    Optional,
 }
 
 /// An application whose secret stands in the configuration.

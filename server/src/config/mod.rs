@@ -11,7 +11,9 @@ pub mod limits;
 mod mqtt;
 
 pub use arguments::ServeArguments;
-pub use file::{ConfiguredApp, EnosConfig, EnosSignature, HuaweiConfig, ImagesConfig, LogConfig, LogFormat, Registration};
+pub use file::{
+    ClientAuth, ConfiguredApp, EnosConfig, EnosSignature, HuaweiConfig, ImagesConfig, LogConfig, LogFormat, Registration,
+};
 pub use limits::Limits;
 pub use mqtt::{BrokerConfig, MqttConfig};
 
@@ -54,8 +56,10 @@ pub struct TlsConfig {
     pub listen: Option<SocketAddr>,
     pub certificate: PathBuf,
     pub key: PathBuf,
-    /// Clients must show a certificate that one of these signed.
+    /// Who signs clients' certificates. Absent: they are asked for none.
     pub client_ca: Option<PathBuf>,
+    pub client_auth: ClientAuth,
+    pub client_crl: Option<PathBuf>,
     /// Whether HTTP/2 is offered beside HTTP/1.1.
     pub http2: bool,
 }
@@ -89,16 +93,19 @@ impl Config {
     fn resolve(arguments: &ServeArguments, file: File) -> Result<Self, ConfigError> {
         let ServeArguments { config: _, data, listen, tls_listen, tls_cert, tls_key, tls_client_ca, mqtt_listen, mqtt_url, .. } =
             arguments.clone();
+        let (tls_client_auth, tls_client_crl) = (arguments.tls_client_auth, arguments.tls_client_crl.clone());
         let mqtt = MqttConfig::new(mqtt_listen.or(file.mqtt_listen), mqtt_url.or(file.mqtt_url), file.mqtt)?;
         let listen = listen.or(file.listen).unwrap_or_else(|| "127.0.0.1:8080".to_owned());
-        let tls = tls_config(
-            tls_listen.or(file.tls_listen),
-            tls_cert.or(file.tls_cert),
-            tls_key.or(file.tls_key),
-            tls_client_ca.or(file.tls_client_ca),
-            file.http2.unwrap_or(true),
-            mqtt.listen.is_some(),
-        )?;
+        let tls = tls_config(TlsAsked {
+            listen: tls_listen.or(file.tls_listen),
+            certificate: tls_cert.or(file.tls_cert),
+            key: tls_key.or(file.tls_key),
+            client_ca: tls_client_ca.or(file.tls_client_ca),
+            client_auth: tls_client_auth.or(file.tls_client_auth),
+            client_crl: tls_client_crl.or(file.tls_client_crl),
+            http2: file.http2.unwrap_or(true),
+            speaks_mqtt: mqtt.listen.is_some(),
+        })?;
         let public_url = arguments.public_url.clone().or(file.public_url).map(check_public_url).transpose()?;
         let workers = match arguments.workers.or(file.workers) {
             Some(workers) if (1..=WORKERS_MAX).contains(&workers) => workers,
@@ -129,23 +136,36 @@ impl Config {
     }
 }
 
-fn tls_config(
+/// What was said of TLS, here and there.
+struct TlsAsked {
     listen: Option<String>,
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
     client_ca: Option<PathBuf>,
+    client_auth: Option<ClientAuth>,
+    client_crl: Option<PathBuf>,
     http2: bool,
     speaks_mqtt: bool,
-) -> Result<Option<TlsConfig>, ConfigError> {
+}
+
+fn tls_config(asked: TlsAsked) -> Result<Option<TlsConfig>, ConfigError> {
+    let TlsAsked { listen, certificate, key, client_ca, client_auth, client_crl, http2, speaks_mqtt } = asked;
     let incomplete = |given, missing| Err(ConfigError::Incomplete { given, missing });
+    match (&client_ca, client_auth, &client_crl) {
+        // Nobody would be asked for a certificate, and the operator believes that everybody is.
+        (None, Some(_), _) => return incomplete("--tls-client-auth", "--tls-client-ca"),
+        (None, _, Some(_)) => return incomplete("--tls-client-crl", "--tls-client-ca"),
+        _ => {}
+    }
+    let client_auth = client_auth.unwrap_or_default();
     match (listen, certificate, key) {
         (Some(listen), Some(certificate), Some(key)) => {
             let listen = Some(resolve_address("--tls-listen", &listen)?);
-            Ok(Some(TlsConfig { listen, certificate, key, client_ca, http2 }))
+            Ok(Some(TlsConfig { listen, certificate, key, client_ca, client_auth, client_crl, http2 }))
         }
         // The listener for MQTT takes TLS on its own port.
         (None, Some(certificate), Some(key)) if speaks_mqtt => {
-            Ok(Some(TlsConfig { listen: None, certificate, key, client_ca, http2 }))
+            Ok(Some(TlsConfig { listen: None, certificate, key, client_ca, client_auth, client_crl, http2 }))
         }
         (None, None, None) if client_ca.is_none() => Ok(None),
         (None, None, None) => incomplete("--tls-client-ca", "--tls-listen"),
@@ -327,6 +347,9 @@ mod tests {
         assert!(with(|a| a.public_url = Some(format!("http://{}", "x".repeat(120)))).contains("112"));
         assert!(with(|a| a.tls_listen = Some("127.0.0.1:0".into())).contains("--tls-cert"));
         assert!(with(|a| a.tls_key = Some("key".into())).contains("--tls-listen"));
+        assert!(with(|a| a.tls_client_auth = Some(ClientAuth::Optional)).contains("--tls-client-ca"));
+        assert!(with(|a| a.tls_client_crl = Some("crl".into())).contains("--tls-client-ca"));
+        assert!(refuse(ServeArguments::default(), "tls_client_auth = \"maybe\"").contains("expected `required` or `optional`"));
         assert!(with(|a| a.mqtt_listen = Some("nowhere".into())).contains("--mqtt-listen is \"nowhere\""));
         assert!(refuse(ServeArguments::default(), "mqtt-url = \"http://x\"").contains("--mqtt-url"));
         assert!(refuse(ServeArguments::default(), "registration = \"lax\"").contains("lax"));

@@ -48,8 +48,8 @@ impl RequestBody {
     }
 
     /// Who sends it. Here rather than among the request's extensions, because those cost an allocation for each request.
-    pub fn peer(&self) -> super::Peer {
-        self.peer
+    pub fn peer(&self) -> &super::Peer {
+        &self.peer
     }
 
     /// The length that the request declares, where it declares one.

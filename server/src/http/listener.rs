@@ -7,8 +7,8 @@
 //! The sum of connections is bounded. One too many is told 503 with `Retry-After`, and closed; of these there is a bound too. Over TLS
 //! and MQTT, where telling would cost a handshake, it is closed.
 
-use super::tls::{self, Tls};
-use super::{Peer, connection, h2};
+use super::tls::{self, Accepted, Tls};
+use super::{ClientCertificate, Peer, connection, h2};
 use crate::app::App;
 use crate::mqtt;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
@@ -21,6 +21,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 /// What all workers share.
@@ -260,10 +261,11 @@ fn admit(front: &Arc<Front>, stream: TcpStream, address: SocketAddr, protocol: P
     tokio::spawn(async move {
         let _place = place;
         match protocol {
-            Protocol::Http => connection::serve(front, stream, Peer { address, tls: false }).await,
+            Protocol::Http => connection::serve(front, stream, Peer { address, tls: false, certificate: None }).await,
             Protocol::Https => {
-                let Some(stream) = shake_hands(&front, stream, address).await else { return };
-                let peer = Peer { address, tls: true };
+                let Some(acceptor) = front.tls.as_ref().map(Tls::acceptor_for_http) else { return };
+                let Some((stream, certificate)) = shake_hands(&front, acceptor, stream, address).await else { return };
+                let peer = Peer { address, tls: true, certificate };
                 // What the handshake settled on. Nothing is guessed from what comes first.
                 match stream.get_ref().1.alpn_protocol() {
                     Some(tls::HTTP_2) => h2::serve(front, stream, peer).await,
@@ -275,10 +277,18 @@ fn admit(front: &Arc<Front>, stream: TcpStream, address: SocketAddr, protocol: P
     });
 }
 
-async fn shake_hands(front: &Front, stream: TcpStream, address: SocketAddr) -> Option<TlsStream<TcpStream>> {
-    let acceptor = front.tls.as_ref().map(Tls::acceptor)?;
+async fn shake_hands(
+    front: &Front,
+    (acceptor, accepted): (TlsAcceptor, Accepted),
+    stream: TcpStream,
+    address: SocketAddr,
+) -> Option<(TlsStream<TcpStream>, Option<Arc<ClientCertificate>>)> {
     match tokio::time::timeout(front.app.config.limits.header_timeout, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => Some(stream),
+        Ok(Ok(stream)) => {
+            let id_bytes_max = front.app.engine.limits().id_bytes_max;
+            let certificate = ClientCertificate::read(stream.get_ref().1, &accepted, id_bytes_max, front.app.now());
+            Some((stream, certificate))
+        }
         Ok(Err(error)) => {
             front.app.metrics.handshake_failed();
             tracing::debug!(peer = %address, %error, "TLS handshake failed");
@@ -303,12 +313,14 @@ async fn serve_mqtt(front: Arc<Front>, stream: TcpStream, address: SocketAddr) {
         Err(_) => return front.app.metrics.connection_timed_out(),
     }
     let may_be_plain = front.tls.is_none() || front.app.config.mqtt.plain;
-    if first[0] == TLS_HANDSHAKE && front.tls.is_some() {
-        if let Some(stream) = shake_hands(&front, stream, address).await {
-            mqtt::connection::serve(front, stream, address).await;
+    if first[0] == TLS_HANDSHAKE
+        && let Some(tls) = &front.tls
+    {
+        if let Some((stream, certificate)) = shake_hands(&front, tls.acceptor_for_mqtt(), stream, address).await {
+            mqtt::connection::serve(front, stream, Peer { address, tls: true, certificate }).await;
         }
     } else if may_be_plain {
-        mqtt::connection::serve(front, stream, address).await;
+        mqtt::connection::serve(front, stream, Peer { address, tls: false, certificate: None }).await;
     } else {
         front.app.metrics.mqtt("plain_refused");
     }

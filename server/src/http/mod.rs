@@ -3,9 +3,11 @@
 //! - [`body`]: request bodies with bounds in size and time, reply bodies of known length;
 //! - [`path`], [`query`]: targets taken apart safely;
 //! - [`reply`]: replies built the one right way;
+//! - [`client_certificate`]: whom a client's certificate names;
 //! - [`listener`], [`connection`] (of HTTP/2: [`h2`]), [`tls`]: sockets, and the time limits on every wait.
 
 pub mod body;
+pub mod client_certificate;
 pub mod connection;
 pub mod h2;
 pub mod listener;
@@ -15,18 +17,23 @@ pub mod reply;
 pub mod tls;
 
 pub use body::{Body, BodyError, RequestBody, read_body};
+pub use client_certificate::ClientCertificate;
 pub use query::Query;
 pub use reply::{empty, json, json_bytes, retry_after, text, with_header};
+
+use std::sync::Arc;
 
 /// A request as a handler gets it: head parsed, body still on the wire.
 pub type Request = ::http::Request<RequestBody>;
 pub type Reply = ::http::Response<Body>;
 
 /// Where a request came from and over what; see [`RequestBody::peer`].
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Peer {
     pub address: std::net::SocketAddr,
     pub tls: bool,
+    /// What its connection has shown, where it names a device.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// The token of `Authorization: Bearer`, `Access-Token` or another header of that kind: whatever stands there, trimmed, without the

@@ -20,6 +20,7 @@ use crate::app::App;
 use crate::dialect;
 use crate::event_reader::EventReader;
 use crate::http::listener::Front;
+use crate::http::{ClientCertificate, Peer};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use sluicegate::{DeviceName, Error, EventPage};
@@ -40,12 +41,13 @@ const RECEIVE_MAX: u16 = 64;
 const FILTERS_MAX: usize = 64;
 /// A token that was revoked, or a secret that was changed, opens nothing for longer than this, however silent its client is.
 const PASS_CHECK_EVERY: Duration = Duration::from_secs(15);
-const PASS_GONE: &str = "its token was revoked or has expired, or its secret is another";
+const PASS_GONE: &str = "its token or certificate was revoked or has expired, or its secret is another";
 /// Somebody whose message could not be taken comes back no sooner.
 const LATER_PAUSE: Duration = Duration::from_secs(1);
 
 /// Serves a client until it goes, or is sent away.
-pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(front: Arc<Front>, stream: S, address: SocketAddr) {
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(front: Arc<Front>, stream: S, peer: Peer) {
+    let Peer { address, certificate, .. } = peer;
     let app = Arc::clone(&front.app);
     let limits = WireLimits { packet_bytes_max: app.config.mqtt.packet_bytes_max, receive_max: RECEIVE_MAX };
     let mut line =
@@ -57,7 +59,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(front: Arc<Front>, 
     };
     let (mut said, connect) = (connect.1, connect.0);
     let who = connect.username.as_deref().unwrap_or("nobody").to_owned();
-    let Some(mut client) = Client::let_in(&front, &mut line, connect, address).await else { return };
+    let Some(mut client) = Client::let_in(&front, &mut line, connect, address, certificate).await else { return };
     app.metrics.mqtt_connections(1);
     let end = client.converse(&mut line, &mut said).await;
     app.metrics.mqtt_connections(-1);
@@ -188,9 +190,10 @@ impl Client {
         line: &mut Line<S>,
         connect: Connect,
         address: SocketAddr,
+        certificate: Option<Arc<ClientCertificate>>,
     ) -> Option<Self> {
         let app = &front.app;
-        let principal = match login::log_in(app, &connect).await {
+        let principal = match login::log_in(app, &connect, certificate).await {
             Ok(principal) => principal,
             Err(error) => {
                 app.metrics.mqtt("login_refused");

@@ -5,12 +5,15 @@
 //! - The signature of EnOS's libraries: user name `device&product`, made with the device's own secret. It names no time that could be
 //!   checked (the libraries sign a fixed one, or the same again), so whoever overhears it can use it; TLS keeps it from being heard.
 //!
+//! - Neither, over TLS with a client certificate that names a device: that device. A user name without a password has to be the device's.
+//!
 //! What is wrong is not told apart to whoever can't log in.
 
 use super::wire::Connect;
 use crate::app::App;
 use crate::auth::{AuthError, Caller};
 use crate::dialect::enos::device::login::Login;
+use crate::http::ClientCertificate;
 use sluicegate::model::{Role, TokenId, TokenPurpose};
 use sluicegate::{DeviceName, State};
 use std::sync::Arc;
@@ -27,8 +30,12 @@ pub(super) enum Principal {
 pub(super) enum Pass {
     /// `None`: the administrator's, which doesn't end.
     Token(Option<TokenId>),
+    Certificate(Arc<ClientCertificate>),
     /// The device's own secret, as it was written down when the device signed with it.
-    Secret { device: DeviceName, encrypted: Vec<u8> },
+    Secret {
+        device: DeviceName,
+        encrypted: Vec<u8>,
+    },
 }
 
 impl Pass {
@@ -36,6 +43,7 @@ impl Pass {
     pub(super) async fn still_holds(&self, app: &App) -> bool {
         match self {
             Self::Token(token) => app.auth.still_holds(*token, app.now()),
+            Self::Certificate(certificate) => certificate.holds(app.now()),
             Self::Secret { device, encrypted } => {
                 let is_same = |state: &State| {
                     let there = state.device(device.as_ref());
@@ -57,14 +65,22 @@ pub(super) enum LoginError {
     Unavailable,
 }
 
-pub(super) async fn log_in(app: &App, connect: &Connect) -> Result<Principal, LoginError> {
-    let (Some(username), Some(password)) = (&connect.username, &connect.password) else { return Err(LoginError::Credentials) };
+pub(super) async fn log_in(
+    app: &App,
+    connect: &Connect,
+    certificate: Option<Arc<ClientCertificate>>,
+) -> Result<Principal, LoginError> {
+    let (username, password) = match (&connect.username, &connect.password, certificate) {
+        (Some(username), Some(password), _) => (username, password),
+        (username, None, Some(certificate)) => return of_certificate(app, username.as_deref(), certificate),
+        _ => return Err(LoginError::Credentials),
+    };
     let text = std::str::from_utf8(password).ok();
     match app.auth.authenticate(text, TokenPurpose::Access, app.now()) {
         Ok(caller) => of_token(caller, username),
         // What is no token may be a signature.
         Err(AuthError::Unknown) => of_signature(app, connect, username, password).await,
-        Err(AuthError::Missing | AuthError::Expired) => Err(LoginError::Credentials),
+        Err(AuthError::Missing | AuthError::Expired | AuthError::Certificate) => Err(LoginError::Credentials),
     }
 }
 
@@ -77,13 +93,26 @@ fn of_token(caller: Caller, username: &str) -> Result<Principal, LoginError> {
         };
     }
     let (Some(product_id), Some(device_id)) = (&caller.product_id, &caller.device_id) else { return Err(LoginError::Forbidden) };
-    let names_it = username == &**device_id || username.split_once('&') == Some((device_id, product_id));
-    if !names_it {
-        return Err(LoginError::Credentials);
-    }
     let (organization, product_id) = (Arc::clone(&caller.organization), Arc::clone(product_id));
     let name = DeviceName { organization, product_id, device_id: Arc::clone(device_id) };
+    if !is_called(&name, username) {
+        return Err(LoginError::Credentials);
+    }
     Ok(Principal::Device { name, pass: Pass::Token(caller.token) })
+}
+
+fn of_certificate(app: &App, username: Option<&str>, certificate: Arc<ClientCertificate>) -> Result<Principal, LoginError> {
+    let name = certificate.device().clone();
+    let names_another = username.is_some_and(|username| !username.is_empty() && !is_called(&name, username));
+    if names_another || !certificate.holds(app.now()) {
+        return Err(LoginError::Credentials);
+    }
+    Ok(Principal::Device { name, pass: Pass::Certificate(certificate) })
+}
+
+/// Whether the device goes by this user name.
+fn is_called(device: &DeviceName, username: &str) -> bool {
+    username == &*device.device_id || username.split_once('&') == Some((&*device.device_id, &*device.product_id))
 }
 
 async fn of_signature(app: &App, connect: &Connect, username: &str, password: &[u8]) -> Result<Principal, LoginError> {

@@ -176,7 +176,9 @@ impl From<AuthError> for Failure {
             AuthError::Missing => {
                 "header apim-accesstoken is missing; get a token from the token service and send it in that header"
             }
-            AuthError::Unknown => "the token in apim-accesstoken is not known here; get another from the token service",
+            AuthError::Unknown | AuthError::Certificate => {
+                "the token in apim-accesstoken is not known here; get another from the token service"
+            }
             AuthError::Expired => "the token in apim-accesstoken has expired; get another from the token service",
         })
     }

@@ -104,7 +104,7 @@ async fn refreshed_token(app: &App, request: Request) -> Result<(String, u64), R
         Err(AuthError::Expired) => {
             return Err(Refusal::new(Status::TokenExpired, "accessToken has expired; get a new one instead of refreshing"));
         }
-        Err(AuthError::Missing | AuthError::Unknown) => {
+        Err(AuthError::Missing | AuthError::Unknown | AuthError::Certificate) => {
             return Err(Refusal::new(Status::RefreshFailed, "accessToken is not known here; get a new one instead of refreshing"));
         }
     }

@@ -101,7 +101,7 @@ fn caller(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<(Caller, Arc
     let app_key = app_key.ok_or_else(|| invalid("header app_key is missing; send the application's id in it"))?;
     let caller = app.auth.authenticate(bearer(headers), TokenPurpose::Access, now).map_err(|error| match error {
         AuthError::Missing => invalid("header Authorization is missing; log in and send Bearer and the accessToken in it"),
-        AuthError::Unknown => {
+        AuthError::Unknown | AuthError::Certificate => {
             invalid("the accessToken is not known here; it may have been replaced by a later login: log in again")
         }
         AuthError::Expired => invalid("the accessToken has expired; log in again or refresh it"),

@@ -9,6 +9,8 @@
 //! | events | yes | yes | 403 |
 //! | image by token | yes | yes | yes, but for an activation code |
 //!
+//! A device's own calls (those that say "itself alone", and images) take the certificate that names it instead of a token.
+//!
 //! A token that names a product opens nothing of another, whatever its role, and one that names a device nothing beside that device.
 //! What is *named* in a request and not the caller's is 403; what is *found* by an id and not the caller's is 404, as if it weren't there,
 //! so a token never learns whether foreign things exist.
@@ -16,13 +18,18 @@
 use super::failure::Failure;
 use crate::app::App;
 use crate::auth::Caller;
-use crate::http::{Query, bearer};
+use crate::http::{Query, Request, bearer};
 use ::http::HeaderMap;
 use sluicegate::model::{Role, Timestamp, TokenPurpose};
 use std::sync::Arc;
 
+/// Whoever holds a token, or shows the certificate of a device: for what devices call.
+pub(super) fn caller(app: &App, request: &Request, now: Timestamp) -> Result<Caller, Failure> {
+    Ok(app.auth.authenticate_device(bearer(request.headers()), request.body().peer().certificate.as_deref(), now)?)
+}
+
 /// Whoever holds a token.
-pub(super) fn caller(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Failure> {
+fn token_holder(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Failure> {
     Ok(app.auth.authenticate(bearer(headers), TokenPurpose::Access, now)?)
 }
 
@@ -82,8 +89,8 @@ pub(super) fn onlooker_of_device(
 
 /// Whoever manages the organization, or whoever stands in front of a device with a token of that very device. Which one, is for
 /// [`may_open_device`] to look at.
-pub(super) fn operator_or_device(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Failure> {
-    let caller = caller(app, headers, now)?;
+pub(super) fn operator_or_device(app: &App, request: &Request, now: Timestamp) -> Result<Caller, Failure> {
+    let caller = caller(app, request, now)?;
     if caller.can_operate() || caller.is_bound_to_device() {
         app.fair_use.call(&caller)?;
         return Ok(caller);
@@ -95,7 +102,7 @@ pub(super) fn operator_or_device(app: &App, headers: &HeaderMap, now: Timestamp)
 }
 
 fn operator_of_something(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Failure> {
-    let caller = caller(app, headers, now)?;
+    let caller = token_holder(app, headers, now)?;
     if !caller.can_operate() {
         return Err(Failure::forbidden(format!("this call needs an operator's token, got a {}'s", caller.role.name())));
     }
@@ -104,7 +111,7 @@ fn operator_of_something(app: &App, headers: &HeaderMap, now: Timestamp) -> Resu
 }
 
 fn onlooker_of_something(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Failure> {
-    let caller = caller(app, headers, now)?;
+    let caller = token_holder(app, headers, now)?;
     if !caller.can_look() {
         return Err(Failure::forbidden(
             "this call needs a user's or an operator's token, got a device's; devices check and report",

@@ -21,7 +21,7 @@ const NOTHING_RETRY_AFTER_S: u32 = 300;
 
 pub(super) async fn check(app: &App, request: Request) -> Answer {
     let now = app.now();
-    let caller = access::caller(app, request.headers(), now)?;
+    let caller = access::caller(app, &request, now)?;
     let limit = BODY_BYTES_MAX.min(app.config.limits.body_bytes_max);
     let (parts, body) = read_body(request, limit).await?;
     let asked: CheckBody<'_> = decode::parse(&body)?;
@@ -65,7 +65,7 @@ fn nothing(reason: &'static str, retry_after_s: u32) -> Reply {
 
 pub(super) async fn report(app: &App, request: Request) -> Answer {
     let now = app.now();
-    let caller = access::caller(app, request.headers(), now)?;
+    let caller = access::caller(app, &request, now)?;
     if !matches!(caller.role, Role::Device | Role::Admin) {
         let role = caller.role.name();
         return Err(Failure::forbidden(format!("only the device itself reports, with its own token; got {role}'s token")));

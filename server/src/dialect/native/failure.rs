@@ -138,6 +138,10 @@ impl From<AuthError> for Failure {
             AuthError::Missing => ("token_missing", "no token came with the call; send it as Authorization: Bearer TOKEN"),
             AuthError::Unknown => ("token_unknown", "the token is not known here, or was revoked; get a new one from an operator"),
             AuthError::Expired => ("token_expired", "the token has expired; get a new one from an operator"),
+            AuthError::Certificate => (
+                "certificate_refused",
+                "the connection's certificate has expired or was revoked, or its authority isn't trusted any more; show another, or send a token",
+            ),
         };
         Self::new(StatusCode::UNAUTHORIZED, code, message)
     }

@@ -102,7 +102,7 @@ fn unescape(quoted: &str) -> String {
 /// `GET|HEAD /api/v1/images/{sha256}`, for every token of an organization that holds it, but for activation codes.
 pub(super) async fn by_token(app: &App, request: Request, name: &str) -> Answer {
     let now = app.now();
-    let caller = access::caller(app, request.headers(), now)?;
+    let caller = access::caller(app, &request, now)?;
     access::may_open_images(&caller)?;
     let organization = access::organization(app, &caller, &Query::parse(request.uri().query())?)?;
     let id = parse_id(name)?;
@@ -119,7 +119,9 @@ pub(super) async fn by_link(app: &Arc<App>, request: Request, name: &str) -> Ans
     let id = parse_id(name)?;
     let link = match app.links.verify(id, request.uri().query(), now) {
         Ok(link) => link,
-        Err(LinkError::Missing) if bearer(request.headers()).is_some() => return by_token(app, request, name).await,
+        Err(LinkError::Missing) if bearer(request.headers()).is_some() || request.body().peer().certificate.is_some() => {
+            return by_token(app, request, name).await;
+        }
         Err(error) => return Err(error.into()),
     };
     let size = app.engine.image(id).ok_or_else(|| Error::not_found(Entity::Image, id))?.size;

@@ -154,7 +154,7 @@ pub(super) async fn act(app: &App, request: Request, id: &str, device_id: &str, 
     let now = app.now();
     let may_be_device = matches!(action, UpgradeAction::Confirm | UpgradeAction::Decline);
     let caller = match may_be_device {
-        true => access::operator_or_device(app, request.headers(), now)?,
+        true => access::operator_or_device(app, &request, now)?,
         false => access::operator(app, request.headers(), now)?,
     };
     let organization = access::organization(app, &caller, &Query::parse(request.uri().query())?)?;

@@ -13,19 +13,26 @@
 use super::status::{Code, Failure};
 use crate::app::App;
 use crate::auth::Caller;
-use crate::http::header_token;
+use crate::http::{Request, header_token};
 use ::http::HeaderMap;
 use sluicegate::model::{Timestamp, TokenPurpose};
 
 const TOKEN_HEADER: &str = "access-token";
 
-pub(super) fn caller(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Failure> {
+/// Whoever holds a token, or shows the certificate of a device: for what devices call.
+pub(super) fn caller(app: &App, request: &Request, now: Timestamp) -> Result<Caller, Failure> {
+    let token = header_token(request.headers(), TOKEN_HEADER);
+    Ok(app.auth.authenticate_device(token, request.body().peer().certificate.as_deref(), now)?)
+}
+
+/// Whoever holds a token.
+fn token_holder(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Failure> {
     Ok(app.auth.authenticate(header_token(headers, TOKEN_HEADER), TokenPurpose::Access, now)?)
 }
 
 /// Whoever manages tasks and firmware.
 pub(super) fn operator(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Failure> {
-    let caller = caller(app, headers, now)?;
+    let caller = token_holder(app, headers, now)?;
     if !caller.can_operate() {
         let role = caller.role.name();
         return Err(Failure::new(Code::OperatorNeeded, format!("this call needs an operator's token, got a {role}'s")));
@@ -39,7 +46,7 @@ pub(super) fn operator(app: &App, headers: &HeaderMap, now: Timestamp) -> Result
 
 /// Whoever looks at a device from outside.
 pub(super) fn onlooker(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<Caller, Failure> {
-    let caller = caller(app, headers, now)?;
+    let caller = token_holder(app, headers, now)?;
     if !caller.can_look() {
         return Err(Failure::new(
             Code::Forbidden,

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 pub(super) async fn check(app: &App, request: Request, device_id: &str) -> Answer {
     let now = app.now();
-    let caller = access::caller(app, request.headers(), now)?;
+    let caller = access::caller(app, &request, now)?;
     let device_id = decode::device_id_in_path(device_id)?;
     access::may_name_device(&caller, &device_id)?;
     let (_, body) = body_of(app, request).await?;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 pub(super) async fn report(app: &App, request: Request, device_id: &str) -> Answer {
     let now = app.now();
-    let caller = access::caller(app, request.headers(), now)?;
+    let caller = access::caller(app, &request, now)?;
     if caller.role != Role::Device {
         return Err(Failure::new(Code::Forbidden, "only the device itself reports; use its own token"));
     }

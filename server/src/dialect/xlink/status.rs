@@ -155,6 +155,10 @@ impl From<AuthError> for Failure {
             AuthError::Expired => {
                 Self::new(Code::TokenExpired, "the token in Access-Token has expired; log in again or refresh it")
             }
+            AuthError::Certificate => Self::new(
+                Code::TokenUnknown,
+                "the connection's certificate has expired or was revoked; show another, or send a token in Access-Token",
+            ),
         }
     }
 }
