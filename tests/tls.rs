@@ -1,85 +1,16 @@
 //! TLS: the same server, behind a certificate; another certificate without a restart; clients that must show theirs.
 
-use crate::common::{ADMIN_TOKEN, TestServer, wait_until};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use crate::common::authority::{Authority, TlsStream, connect, connect_to, shake_hands, text};
+use crate::common::{ADMIN_TOKEN, wait_until};
+use rustix::process::Signal;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion};
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tempfile::TempDir;
-
-/// A certificate authority, and files of what it signed.
-struct Authority {
-    folder: TempDir,
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let authority = Self { folder: tempfile::tempdir().unwrap(), issuer };
-        std::fs::write(authority.path("ca.pem"), authority.issuer.pem()).unwrap();
-        authority
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Signs a new certificate for `localhost`, into `{name}.pem` and `{name}.key`; returns its bytes.
-    fn sign(&self, name: &str) -> CertificateDer<'static> {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        std::fs::write(self.path(&format!("{name}.pem")), certificate.pem()).unwrap();
-        std::fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
-        certificate.der().clone()
-    }
-
-    fn roots(&self) -> RootCertStore {
-        let mut roots = RootCertStore::empty();
-        roots.add(self.issuer.der().clone()).unwrap();
-        roots
-    }
-
-    fn client(&self) -> ClientConfig {
-        ClientConfig::builder().with_root_certificates(self.roots()).with_no_client_auth()
-    }
-
-    fn client_that_shows(&self, name: &str) -> ClientConfig {
-        let certificate = CertificateDer::from_pem_file(self.path(&format!("{name}.pem"))).unwrap();
-        let key = PrivateKeyDer::from_pem_file(self.path(&format!("{name}.key"))).unwrap();
-        ClientConfig::builder().with_root_certificates(self.roots()).with_client_auth_cert(vec![certificate], key).unwrap()
-    }
-
-    fn start(&self, more: &[&str]) -> TestServer {
-        let (certificate, key) = (self.path("server.pem"), self.path("server.key"));
-        let args = ["--tls-listen", "127.0.0.1:0", "--tls-cert", text(&certificate), "--tls-key", text(&key)];
-        TestServer::setup().args(&args).args(more).start()
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-type Stream = StreamOwned<ClientConnection, TcpStream>;
-
-fn connect(server: &TestServer, config: ClientConfig) -> Stream {
-    let name = ServerName::try_from("localhost").unwrap();
-    let connection = ClientConnection::new(Arc::new(config), name).unwrap();
-    let stream = TcpStream::connect(server.address("https")).unwrap();
-    stream.set_read_timeout(Some(crate::common::PATIENCE)).unwrap();
-    StreamOwned::new(connection, stream)
-}
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// Asks for the products, and returns all that comes back.
-fn ask(stream: &mut Stream) -> std::io::Result<String> {
+fn ask(stream: &mut TlsStream) -> std::io::Result<String> {
     let request = format!(
         "GET /api/v1/products HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\nConnection: close\r\n\r\n"
     );
@@ -120,10 +51,7 @@ fn a_client_without_the_demanded_certificate_is_turned_away() {
     let server = authority.start(&["--tls-client-ca", text(&ca)]);
     assert!(ask(&mut connect(&server, authority.client_that_shows("device"))).unwrap().starts_with("HTTP/1.1 200"));
     assert!(ask(&mut connect(&server, authority.client())).is_err());
-    let strange = ClientConfig::builder().with_root_certificates(authority.roots());
-    let certificate = CertificateDer::from_pem_file(stranger.path("device.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_file(stranger.path("device.key")).unwrap();
-    let strange = strange.with_client_auth_cert(vec![certificate], key).unwrap();
+    let strange = authority.client_that_shows_of(&stranger, "device");
     assert!(ask(&mut connect(&server, strange)).is_err());
 }
 
@@ -134,12 +62,10 @@ fn sighup_brings_a_new_certificate_without_dropping_a_connection() {
     let server = authority.start(&[]);
     let mut old = connect(&server, authority.client());
     // The handshake is done before the change.
-    while old.conn.is_handshaking() {
-        old.conn.complete_io(&mut old.sock).unwrap();
-    }
+    shake_hands(&mut old).unwrap();
     assert_eq!(old.conn.peer_certificates().unwrap()[0], first);
     let second = authority.sign("server");
-    server.signal(rustix::process::Signal::HUP);
+    server.signal(Signal::HUP);
     wait_until("new connections get the new certificate", || {
         let mut stream = connect(&server, authority.client());
         let _answer = ask(&mut stream).unwrap();
@@ -148,7 +74,126 @@ fn sighup_brings_a_new_certificate_without_dropping_a_connection() {
     assert!(ask(&mut old).unwrap().starts_with("HTTP/1.1 200"), "the old connection lives on");
     // A broken one changes nothing.
     std::fs::write(authority.path("server.pem"), "not a certificate").unwrap();
-    server.signal(rustix::process::Signal::HUP);
+    server.signal(Signal::HUP);
     wait_until("the refusal is logged", || (server.log().matches("certificate").count() > 0).then_some(()));
     assert!(ask(&mut connect(&server, authority.client())).unwrap().starts_with("HTTP/1.1 200"));
+}
+
+/// The same on a connection that goes on.
+#[track_caller]
+fn ask_and_stay(stream: &mut TlsStream) {
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 200"), "{head}");
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+    stream.read_exact(&mut vec![0; length.parse().unwrap()]).unwrap();
+}
+
+fn of_version(authority: &Authority, version: &'static SupportedProtocolVersion) -> Arc<ClientConfig> {
+    let builder = ClientConfig::builder_with_protocol_versions(&[version]);
+    Arc::new(builder.with_root_certificates(authority.roots()).with_no_client_auth())
+}
+
+/// How the handshake of a new connection goes, whose request is answered.
+#[track_caller]
+fn handshake(address: &str, config: &Arc<ClientConfig>) -> HandshakeKind {
+    let mut stream = connect_to(address, Arc::clone(config));
+    assert!(ask(&mut stream).unwrap().starts_with("HTTP/1.1 200"));
+    stream.conn.handshake_kind().unwrap()
+}
+
+#[test]
+fn a_session_is_resumed_in_both_versions_until_the_files_are_read_anew() {
+    let authority = Authority::new();
+    let first = authority.sign("server");
+    let server = authority.start(&[]);
+    let address = server.address("https");
+    let clients = [&TLS12, &TLS13].map(|version| of_version(&authority, version));
+    for client in &clients {
+        // With a key share of every kind that the server may choose, nothing is asked for twice.
+        assert_ne!(handshake(&address, client), HandshakeKind::Resumed, "there is nothing yet to resume");
+        for _ in 0..3 {
+            assert_eq!(handshake(&address, client), HandshakeKind::Resumed);
+        }
+    }
+    assert_ne!(authority.sign("server"), first);
+    server.signal(Signal::HUP);
+    wait_until("the certificates are read", || server.log().contains("new connections get the certificate").then_some(()));
+    for client in &clients {
+        assert_ne!(handshake(&address, client), HandshakeKind::Resumed, "who was let in by other files isn't resumed");
+        assert_eq!(handshake(&address, client), HandshakeKind::Resumed);
+    }
+}
+
+#[test]
+fn certificates_change_under_load_and_no_request_is_lost() {
+    const ROUNDS: usize = 5;
+    let authority = Authority::new();
+    authority.sign("server");
+    let server = authority.start(&[]);
+    let address = server.address("https");
+    let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                // One connection that stays, beside new ones all the time.
+                let mut kept = connect_to(&address, Arc::new(authority.client()));
+                while !over.load(Ordering::Relaxed) {
+                    ask_and_stay(&mut kept);
+                    assert!(ask(&mut connect_to(&address, Arc::new(authority.client()))).unwrap().starts_with("HTTP/1.1 200"));
+                    served.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        for _ in 0..ROUNDS {
+            let certificate = authority.sign("server");
+            server.signal(Signal::HUP);
+            wait_until("the new certificate is shown", || {
+                let mut stream = connect_to(&address, Arc::new(authority.client()));
+                shake_hands(&mut stream).unwrap();
+                (stream.conn.peer_certificates().unwrap()[0] == certificate).then_some(())
+            });
+            let before = served.load(Ordering::Relaxed);
+            wait_until("requests go on", || (served.load(Ordering::Relaxed) > before + 3).then_some(()));
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn who_was_let_in_by_an_authority_that_is_gone_is_not_resumed() {
+    let (authority, successor) = (Authority::new(), Authority::new());
+    authority.sign("server");
+    authority.sign("device");
+    successor.sign("device");
+    let ca = authority.path("client-ca.pem");
+    std::fs::copy(authority.path("ca.pem"), &ca).unwrap();
+    let server = authority.start(&["--tls-client-ca", text(&ca)]);
+    let address = server.address("https");
+    let clients = [&TLS12, &TLS13].map(|version| {
+        let mut client = authority.client_that_shows("device");
+        let versioned = ClientConfig::builder_with_protocol_versions(&[version]).with_root_certificates(authority.roots());
+        let resolver = Arc::clone(&client.client_auth_cert_resolver);
+        client = versioned.with_client_cert_resolver(resolver);
+        Arc::new(client)
+    });
+    for client in &clients {
+        assert_ne!(handshake(&address, client), HandshakeKind::Resumed);
+        assert_eq!(handshake(&address, client), HandshakeKind::Resumed, "a session with a certificate is resumed, too");
+    }
+    std::fs::copy(successor.path("ca.pem"), &ca).unwrap();
+    server.signal(Signal::HUP);
+    let successors = Arc::new(authority.client_that_shows_of(&successor, "device"));
+    wait_until("the successor's devices are let in", || {
+        ask(&mut connect_to(&address, Arc::clone(&successors))).ok().filter(|answer| answer.starts_with("HTTP/1.1 200"))
+    });
+    for client in &clients {
+        assert!(ask(&mut connect_to(&address, Arc::clone(client))).is_err(), "its session opens nothing");
+    }
 }

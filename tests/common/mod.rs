@@ -1,6 +1,8 @@
 //! What the tests share: the server as a process, a broker, small HTTP and MQTT clients, and the everyday steps of a rollout.
 
+pub(crate) mod authority;
 pub(crate) mod fleet;
+pub(crate) mod h2;
 pub(crate) mod http;
 pub(crate) mod mosquitto;
 pub(crate) mod mqtt;
