@@ -468,3 +468,60 @@ fn firmware(outcome: Outcome) -> Option<Arc<Firmware>> {
 fn task(outcome: Outcome) -> Option<Arc<Task>> {
     if let Outcome::Task(row) = outcome { Some(row) } else { None }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Artifact, Component, Policy};
+    use crate::{CheckRules, NewTask, TaskTarget};
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    #[test]
+    fn a_check_is_answered_while_every_lock_of_the_engine_is_held() {
+        const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Engine::open(Options::new(folder.path())).unwrap();
+        for (from, maximum_concurrency) in [("free", None), ("capped", Some(1))] {
+            let artifact = Artifact { url: Some("http://elsewhere/2".into()), size: 9, md5: "m".into(), ..Artifact::default() };
+            let target = TaskTarget::Artifact { version: "2".into(), artifact };
+            let policy = Policy { maximum_concurrency, ..Policy::default() };
+            let new = NewTask { policy, start: true, ..NewTask::new("acme", "lamp", vec![from.into()], target) };
+            engine.create_task(new, true, NOW).wait().unwrap();
+        }
+        let devices = [("one", "free"), ("two", "capped"), ("three", "capped"), ("four", "2"), ("five", "untouched")];
+        let check = |device_id, version| Check {
+            device: DeviceRef { organization: "acme", product_id: "lamp", device_id },
+            component: Component::MAIN,
+            version,
+            rules: CheckRules { register: true, ..CheckRules::default() },
+        };
+        for (id, version) in devices {
+            engine.decide(&check(id, version), NOW).wait().unwrap();
+        }
+        let (told, answers) = mpsc::channel();
+        let asking = engine.clone();
+        engine.inner.shared.while_locked(|| {
+            let _writer = engine.inner.writer.lock().unwrap();
+            std::thread::spawn(move || {
+                let answers = devices.map(|(id, version)| asking.check(&check(id, version), NOW.plus_seconds(1)));
+                told.send(answers).unwrap();
+            });
+            // Only a check that waits for one of the locks lets this time pass.
+            let answers = answers.recv_timeout(Duration::from_secs(60)).expect("no check waits for a lock");
+            assert!(
+                matches!(
+                    answers,
+                    [
+                        Checked::Decided(Decision::Offer(_)),
+                        Checked::Decided(Decision::Offer(_)),
+                        Checked::Decided(Decision::Wait(_)),
+                        Checked::Decided(Decision::UpToDate),
+                        Checked::Decided(Decision::NoTask),
+                    ]
+                ),
+                "{answers:?}"
+            );
+        });
+    }
+}

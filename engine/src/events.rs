@@ -33,6 +33,13 @@ impl EventLog {
         }
     }
 
+    /// Nobody reads or writes until this returns.
+    #[cfg(test)]
+    pub(crate) fn while_locked(&self, act: impl FnOnce()) {
+        let _newest = self.newest.write().unwrap_or_else(PoisonError::into_inner);
+        act();
+    }
+
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         self.sequence.subscribe()
     }

@@ -96,6 +96,13 @@ impl Shared {
         }
     }
 
+    /// Holds every lock that it has until this returns, as the writer does for a while with each group.
+    #[cfg(test)]
+    pub(crate) fn while_locked(&self, act: impl FnOnce()) {
+        let _state = self.state_mut();
+        self.events.while_locked(act);
+    }
+
     /// A panic while the state was locked is a bug; what is read then is still what was applied.
     fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
