@@ -336,11 +336,18 @@ fn no_secret(error: &SecretError) -> Error {
 
 /// The id and the secret of a token's text.
 fn split(token: &str) -> Option<(TokenId, &str)> {
-    let (id, secret) = token.split_once('.')?;
-    let is_secret =
-        secret.len() == SECRET_CHARS && secret.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+    if token.len() != ID_CHARS + 1 + SECRET_CHARS {
+        return None;
+    }
+    let (id, secret) = (token.get(..ID_CHARS)?, token.get(ID_CHARS..)?.strip_prefix('.')?);
+    // Every byte is looked at, in groups, rather than one after another until one is wrong.
+    let is_of_secret = |byte: u8| byte.is_ascii_alphanumeric() | (byte == b'-') | (byte == b'_');
+    let is_secret = secret.bytes().fold(true, |all, byte| all & is_of_secret(byte));
     if is_secret { Some((id.parse().ok()?, secret)) } else { None }
 }
+
+/// 64 bits in hexadecimal digits.
+const ID_CHARS: usize = 16;
 
 /// 32 bytes in base64 without padding.
 const SECRET_CHARS: usize = 43;

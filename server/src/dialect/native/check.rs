@@ -7,7 +7,8 @@ use super::{Answer, access};
 use crate::app::App;
 use crate::dialect::common::check::decide;
 use crate::http::{Query, Reply, Request, json, json_bytes, read_body, retry_after};
-use ::http::StatusCode;
+use ::http::header::RETRY_AFTER;
+use ::http::{HeaderValue, StatusCode};
 use bytes::Bytes;
 use serde::Serialize;
 use sluicegate::model::{Role, UpgradeId};
@@ -15,9 +16,6 @@ use sluicegate::{Check, CheckRules, Decision, DeviceRef, Entity, Error, Offer, R
 
 /// A check or a report with every field at its bound; nobody may make a server hold more for a device.
 const BODY_BYTES_MAX: usize = 16 << 10;
-/// When a device that has nothing to do should ask again. Five minutes bring a new task to the whole fleet soon, and a million
-/// devices that ask this often are some 3,300 checks a second.
-const NOTHING_RETRY_AFTER_S: u32 = 300;
 
 pub(super) async fn check(app: &App, request: Request) -> Answer {
     let now = app.now();
@@ -38,9 +36,9 @@ pub(super) async fn check(app: &App, request: Request) -> Answer {
         rules: CheckRules { preview, only_while_started: false, register: app.registers() },
     };
     Ok(match decide(app, &check, now).await? {
-        Decision::UpToDate => nothing("up_to_date", NOTHING_RETRY_AFTER_S),
-        Decision::NoTask => nothing("no_task", NOTHING_RETRY_AFTER_S),
-        Decision::Wait(wait) => nothing(wait.reason.name(), wait.retry_after_s.max(1)),
+        Decision::UpToDate => nothing(&UP_TO_DATE),
+        Decision::NoTask => nothing(&NO_TASK),
+        Decision::Wait(wait) => wait_for(wait.reason.name(), wait.retry_after_s.max(1)),
         Decision::Offer(offer) => {
             let url = app.artifact_url(&offer.task.row().artifact, offer.id, now);
             offered(&offer, &url)
@@ -57,7 +55,25 @@ fn offered(offer: &Offer, url: &str) -> Reply {
     json(StatusCode::OK, &Offered { upgrade: OfferShown::new(offer, url) })
 }
 
-fn nothing(reason: &'static str, retry_after_s: u32) -> Reply {
+/// What a fleet is told all day is written once. Five minutes bring a new task to the whole fleet soon, and a million devices that ask
+/// this often are some 3,300 checks a second.
+struct Nothing {
+    body: &'static str,
+    retry_after: HeaderValue,
+}
+
+static UP_TO_DATE: Nothing =
+    Nothing { body: r#"{"upgrade":null,"reason":"up_to_date","retry_after_s":300}"#, retry_after: HeaderValue::from_static("300") };
+static NO_TASK: Nothing =
+    Nothing { body: r#"{"upgrade":null,"reason":"no_task","retry_after_s":300}"#, retry_after: HeaderValue::from_static("300") };
+
+fn nothing(told: &'static Nothing) -> Reply {
+    let mut reply = json_bytes(StatusCode::OK, Bytes::from_static(told.body.as_bytes()));
+    reply.headers_mut().insert(RETRY_AFTER, told.retry_after.clone());
+    reply
+}
+
+fn wait_for(reason: &'static str, retry_after_s: u32) -> Reply {
     // The reasons are ours and need no escaping.
     let body = format!(r#"{{"upgrade":null,"reason":"{reason}","retry_after_s":{retry_after_s}}}"#);
     retry_after(json_bytes(StatusCode::OK, Bytes::from(body)), retry_after_s)
@@ -90,12 +106,18 @@ mod tests {
 
     #[test]
     fn a_no_says_why_and_when_to_come_back_in_body_and_header() {
-        let reply = nothing("cap", 17);
-        assert_eq!(reply.headers()["retry-after"], "17");
-        let body = reply.into_body().collect();
-        let body = std::pin::pin!(body);
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        let std::task::Poll::Ready(Ok(body)) = std::future::Future::poll(body, &mut context) else { panic!("the body is at hand") };
-        assert_eq!(body.to_bytes(), r#"{"upgrade":null,"reason":"cap","retry_after_s":17}"#);
+        for (reply, reason, retry_after_s) in
+            [(wait_for("cap", 17), "cap", "17"), (nothing(&UP_TO_DATE), "up_to_date", "300"), (nothing(&NO_TASK), "no_task", "300")]
+        {
+            assert_eq!(reply.headers()["retry-after"], retry_after_s);
+            let body = reply.into_body().collect();
+            let body = std::pin::pin!(body);
+            let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+            let std::task::Poll::Ready(Ok(body)) = std::future::Future::poll(body, &mut context) else {
+                panic!("the body is at hand")
+            };
+            let expected = format!(r#"{{"upgrade":null,"reason":"{reason}","retry_after_s":{retry_after_s}}}"#);
+            assert_eq!(body.to_bytes(), expected);
+        }
     }
 }

@@ -17,7 +17,12 @@ pub(super) fn parse<'de, T: Deserialize<'de>>(body: &'de [u8]) -> Result<T, Fail
     if body.trim_ascii_start().first() == Some(&b'[') {
         return Err(Failure::invalid("the body is a JSON array; send an object"));
     }
-    serde_json::from_slice(body).map_err(|error| explain::<T>(body, &error))
+    // All of it is looked at for UTF-8 once, rather than each text in it.
+    let parsed = match std::str::from_utf8(body) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(body),
+    };
+    parsed.map_err(|error| explain::<T>(body, &error))
 }
 
 /// The same for calls that need say nothing: an empty body stands for `{}`.
