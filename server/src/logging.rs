@@ -46,7 +46,13 @@ impl Logging {
 
 fn filter(config: &LogConfig) -> Result<EnvFilter, ConfigError> {
     let level = config.level.as_deref().unwrap_or("info");
-    EnvFilter::try_new(level).map_err(|_| ConfigError::Value {
+    // Any client can have a line written per handshake there, as by naming an address for a host.
+    let filter = match level {
+        "info" => "info,rustls=error",
+        "warn" => "warn,rustls=error",
+        level => level,
+    };
+    EnvFilter::try_new(filter).map_err(|_| ConfigError::Value {
         option: "--log-level",
         got: level.to_owned(),
         expected: "error, warn, info, debug, trace, or per module as in info,sluicegate=debug",
