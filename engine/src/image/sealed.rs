@@ -12,8 +12,10 @@ use std::any::Any;
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// Bytes that are what their name says: one exists only for content whose SHA-256 this process computed and found equal to its id.
@@ -27,7 +29,7 @@ struct Sealed {
     bytes: Bytes,
     path: PathBuf,
     stamp: Stamp,
-    file: OnceLock<File>,
+    file: OnceLock<OpenFile>,
     derived: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
@@ -89,16 +91,18 @@ impl SealedImage {
     /// The file under the map, for `sendfile`. Opened at the first call and kept; a byte's place in it is its place in
     /// [`bytes`](Self::bytes).
     ///
-    /// Fails once the image was removed or its file replaced: the map still has the bytes then.
+    /// Fails once the image was removed or its file replaced, and where [`FILES_MAX`] images have theirs open: the map still has the
+    /// bytes then.
     pub fn file(&self) -> io::Result<&File> {
-        if let Some(file) = self.0.file.get() {
-            return Ok(file);
+        if let Some(open) = self.0.file.get() {
+            return Ok(&open.file);
         }
+        let place = FilePlace::take().ok_or_else(|| io::Error::other("enough images have their files open"))?;
         let file = File::open(&self.0.path)?;
         if Stamp::of(&file.metadata()?) != self.0.stamp {
             return Err(io::Error::other("the file was replaced after it was mapped"));
         }
-        Ok(self.0.file.get_or_init(|| file))
+        Ok(&self.0.file.get_or_init(|| OpenFile { file, _place: place }).file)
     }
 
     /// What a front end computes from an image once and wants back at each request; it goes when the image does.
@@ -108,6 +112,18 @@ impl SealedImage {
         self.0.derived.get_or_init(|| Box::new(derive(self))).downcast_ref()
     }
 
+    /// Where in memory the map lies, for whoever is handed slices and wants to know whose they are. While this image lives nothing else
+    /// can lie there.
+    pub fn address_range(&self) -> Range<usize> {
+        let begin = self.0.bytes.as_ptr() as usize;
+        begin..begin + self.0.bytes.len()
+    }
+
+    /// Whether both are clones of one: the same map of the same file, not only the same content.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     pub(super) fn stamp(&self) -> Stamp {
         self.0.stamp
     }
@@ -115,6 +131,34 @@ impl SealedImage {
     /// Whether nothing but the store's table holds it (slices of its map apart, which need no entry there).
     pub(super) fn is_idle(&self) -> bool {
         Arc::strong_count(&self.0) == 1
+    }
+}
+
+/// Images that may have their files open at a time, in this process. A map needs no open file; connections do, and have the same limit.
+const FILES_MAX: usize = 1_024;
+
+static FILES_OPEN: AtomicUsize = AtomicUsize::new(0);
+
+#[derive(Debug)]
+struct OpenFile {
+    file: File,
+    _place: FilePlace,
+}
+
+/// One of [`FILES_MAX`]; given back when it is dropped.
+#[derive(Debug)]
+struct FilePlace;
+
+impl FilePlace {
+    fn take() -> Option<Self> {
+        let take = |open: usize| (open < FILES_MAX).then_some(open + 1);
+        FILES_OPEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok().map(|_| Self)
+    }
+}
+
+impl Drop for FilePlace {
+    fn drop(&mut self) {
+        FILES_OPEN.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -14,6 +14,7 @@
 
 use super::body::{Body, RequestBody};
 use super::listener::Front;
+use super::outlet::{Outgoing, Outlet};
 use super::{Peer, Reply, reply};
 use crate::config::Limits;
 use crate::metrics::RequestKind;
@@ -36,9 +37,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 /// Serves the connection until its end, a time limit, or the stop of the server.
-pub async fn serve<S>(front: Arc<Front>, stream: S, peer: Peer)
+pub(super) async fn serve<S>(front: Arc<Front>, stream: S, peer: Peer)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + Outlet + Send + 'static,
 {
     let watch = Arc::new(Watch::new());
     let service = Requests { front: Arc::clone(&front), watch: Arc::clone(&watch), peer };
@@ -55,6 +56,7 @@ where
     let mut stopped = pin!(front.stop.wait());
     let mut stop = StopProgress::Unregistered;
     std::future::poll_fn(|context| {
+        watch.begin_turn();
         if connection.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }
@@ -120,6 +122,9 @@ pub(super) struct Watch {
     idle_since: AtomicU64,
     head_since: AtomicU64,
     blocked_since: AtomicU64,
+    /// Written since the task's turn began.
+    turn_bytes: AtomicUsize,
+    outgoing: Outgoing,
 }
 
 impl Watch {
@@ -130,6 +135,8 @@ impl Watch {
             idle_since: AtomicU64::new(1),
             head_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
+            turn_bytes: AtomicUsize::new(0),
+            outgoing: Outgoing::default(),
         }
     }
 
@@ -171,6 +178,11 @@ impl Watch {
         self.blocked_since.load(Ordering::Relaxed) != 0
     }
 
+    /// The connection's task is polled: it may write again.
+    pub(super) fn begin_turn(&self) {
+        self.turn_bytes.store(0, Ordering::Relaxed);
+    }
+
     pub(super) fn begin_request(&self) {
         self.head_since.store(0, Ordering::Relaxed);
         self.running.fetch_add(1, Ordering::Relaxed);
@@ -207,6 +219,9 @@ impl Watch {
     }
 }
 
+/// What a connection may write before the others of its worker have their turn: some tens of microseconds' work.
+const TURN_BYTES_MAX: usize = 512 * 1024;
+
 /// A stream that tells its [`Watch`] what moves.
 pub(super) struct Watched<S> {
     pub(super) stream: S,
@@ -224,7 +239,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: Outlet> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.watch.wrote(&result);
@@ -232,7 +247,17 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let result = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        let this = &mut *self;
+        if this.watch.turn_bytes.load(Ordering::Relaxed) >= TURN_BYTES_MAX {
+            // A socket with room for megabytes would be filled while every other connection waits.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let result = Pin::new(&mut this.stream).poll_send(context, slices, &this.watch.outgoing);
+        if let Poll::Ready(Ok(written)) = result {
+            let before = this.watch.turn_bytes.load(Ordering::Relaxed);
+            this.watch.turn_bytes.store(before + written, Ordering::Relaxed);
+        }
         self.watch.wrote(&result);
         result
     }
@@ -245,6 +270,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         // TLS buffers: a client that takes nothing shows here and not in a write.
         let result = Pin::new(&mut self.stream).poll_flush(context);
         self.watch.wrote(&result);
+        if result.is_ready() && !self.watch.is_busy() {
+            self.watch.outgoing.end();
+        }
         result
     }
 
@@ -314,6 +342,11 @@ impl Future for Answer {
         let mut running = self.running.take();
         if let Some(running) = &mut running {
             running.status = Some(reply.status());
+            if let Body::Image(body) = reply.body()
+                && let Some(image) = body.image()
+            {
+                running.watch.outgoing.begin(image, body.left_bytes());
+            }
         }
         let is_endless = reply.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(EVENT_STREAM));
         Poll::Ready(Ok(reply.map(|body| Measured { body, is_endless, running })))

@@ -20,6 +20,7 @@ use super::Peer;
 use super::body::Body;
 use super::connection::{Answer, Measured, Running, StopProgress, Watch, Watched, is_stopping};
 use super::listener::Front;
+use super::outlet::Outlet;
 use ::http::{HeaderValue, Method, StatusCode, header};
 use bytes::{Buf, Bytes};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
@@ -58,9 +59,9 @@ const SHORT_REPLY_BYTES_MAX: u64 = 16 << 10;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Serves the connection until its end, a time limit, or the stop of the server.
-pub async fn serve<S>(front: Arc<Front>, stream: S, peer: Peer)
+pub(super) async fn serve<S>(front: Arc<Front>, stream: S, peer: Peer)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + Outlet + Send + 'static,
 {
     let limits = &front.app.config.limits;
     let watch = Arc::new(Watch::new());
@@ -84,6 +85,7 @@ where
     let mut stop = StopProgress::Unregistered;
     let mut ends_since: Option<Instant> = None;
     std::future::poll_fn(|context| {
+        watch.begin_turn();
         if connection.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }

@@ -3,6 +3,7 @@
 //! - [`body`]: request bodies with bounds in size and time, reply bodies of known length;
 //! - [`path`], [`query`]: targets taken apart safely;
 //! - [`reply`]: replies built the one right way;
+//! - [`outlet`]: bytes of images from their files;
 //! - [`client_certificate`]: whom a client's certificate names;
 //! - [`listener`], [`connection`] (of HTTP/2: [`h2`]), [`tls`]: sockets, and the time limits on every wait.
 
@@ -11,6 +12,7 @@ pub mod client_certificate;
 pub mod connection;
 pub mod h2;
 pub mod listener;
+mod outlet;
 pub mod path;
 pub mod query;
 pub mod reply;
@@ -39,7 +41,15 @@ pub struct Peer {
 /// The token of `Authorization: Bearer`, `Access-Token` or another header of that kind: whatever stands there, trimmed, without the
 /// scheme. `None` where the header is absent or empty.
 pub fn header_token<'a>(headers: &'a ::http::HeaderMap, name: &str) -> Option<&'a str> {
-    let text = headers.get(name)?.to_str().ok()?.trim();
+    let value = headers.get(name)?;
+    // As nearly everybody writes it.
+    if let Some(token) = value.as_bytes().strip_prefix(b"Bearer ")
+        && !token.is_empty()
+        && token.iter().fold(true, |all, byte| all & byte.is_ascii_graphic())
+    {
+        return std::str::from_utf8(token).ok();
+    }
+    let text = value.to_str().ok()?.trim();
     let text = match text.split_once(|character: char| character.is_ascii_whitespace()) {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("bearer") => rest.trim_start(),
         _ if text.eq_ignore_ascii_case("bearer") => "",

@@ -3,6 +3,7 @@
 use crate::metrics::Metrics;
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use sluicegate::image::SealedImage;
 use sluicegate::model::UpgradeId;
 use std::convert::Infallible;
 use std::fmt;
@@ -35,6 +36,7 @@ pub struct ImageBody {
     left_bytes: u64,
     metrics: Option<Arc<Metrics>>,
     counter: Option<Counter>,
+    image: Option<SealedImage>,
 }
 
 /// What is handed on at once. Large enough that its fixed cost (some 100 ns) vanishes; small enough that served bytes follow what a
@@ -82,6 +84,18 @@ impl ImageBody {
     pub(super) fn many(parts: Vec<Part>) -> Self {
         let left_bytes = parts.iter().map(|part| part.bytes.len() as u64).sum();
         Self { later: parts.into_iter(), left_bytes, ..Self::default() }
+    }
+
+    /// The parts of an image are this one's.
+    #[must_use]
+    pub(super) fn of(mut self, image: &SealedImage) -> Self {
+        self.image = Some(image.clone());
+        self
+    }
+
+    /// The image of which it has slices.
+    pub fn image(&self) -> Option<&SealedImage> {
+        self.image.as_ref()
     }
 
     /// Bytes still to be handed on.

@@ -118,7 +118,7 @@ fn requested(headers: &HeaderMap, size: u64, fields: &Fields) -> RangeRequest {
 
 //= https://www.rfc-editor.org/rfc/rfc9110#section-15.3.1
 fn whole(image: &SealedImage, fields: &Fields, name: Option<&str>) -> Response<ImageBody> {
-    let mut reply = reply(StatusCode::OK, image.size(), ImageBody::one(Part::image(image.bytes())));
+    let mut reply = reply(StatusCode::OK, image.size(), ImageBody::one(Part::image(image.bytes())).of(image));
     let headers = reply.headers_mut();
     headers.insert(CONTENT_TYPE, OCTETS);
     // Section 14.3. Whoever already asks for ranges need not be told.
@@ -136,7 +136,7 @@ fn whole(image: &SealedImage, fields: &Fields, name: Option<&str>) -> Response<I
 //# If a single part is being transferred, the server generating the 206 response MUST generate a Content-Range header field, describing
 //# what range of the selected representation is enclosed, and a content consisting of the range.
 fn part(image: &SealedImage, fields: &Fields, range: ByteRange, is_if_range: bool) -> Response<ImageBody> {
-    let mut reply = reply(StatusCode::PARTIAL_CONTENT, range.length(), ImageBody::one(Part::image(image.slice(range))));
+    let mut reply = reply(StatusCode::PARTIAL_CONTENT, range.length(), ImageBody::one(Part::image(image.slice(range))).of(image));
     let headers = reply.headers_mut();
     headers.insert(CONTENT_RANGE, content_range(range, image.size()));
     if !is_if_range {
@@ -151,7 +151,7 @@ fn part(image: &SealedImage, fields: &Fields, range: ByteRange, is_if_range: boo
 //# and a Content-Type header field containing the "multipart/byteranges" media type and its required boundary parameter.
 fn parts(image: &SealedImage, fields: &Fields, ranges: &[ByteRange], is_if_range: bool) -> Response<ImageBody> {
     let (parts, boundary) = multipart(image, ranges);
-    let body = ImageBody::many(parts);
+    let body = ImageBody::many(parts).of(image);
     let mut reply = reply(StatusCode::PARTIAL_CONTENT, body.left_bytes(), body);
     let headers = reply.headers_mut();
     //# a server MUST NOT generate a Content-Range header field in the HTTP header section of a multiple part response
