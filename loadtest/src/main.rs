@@ -17,10 +17,13 @@ mod mqtt_line;
 mod options;
 mod progress;
 mod random;
+mod rig;
 mod server_process;
 mod setup;
+mod single;
 mod usage;
 mod verdict;
+mod wire;
 
 use clap::Parser;
 use client::{ClientError, Endpoint, bearer_value};
@@ -49,6 +52,15 @@ async fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     raise_open_files();
+    if let Some(single) = options.single {
+        return match single::run(single).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(message) => {
+                eprintln!("error: {message}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     eprintln!("sluicegate-loadtest {}", verdict::description(&options));
     let run = async {
         match options.url.clone() {
@@ -91,7 +103,7 @@ async fn run_with_own_server(options: Options) -> Result<Vec<String>, String> {
     let binary = server_process::find_binary().await?;
     let mut folder = TempDir::with_prefix("sluicegate-loadtest-").map_err(|error| format!("no temporary folder: {error}"))?;
     let (admin_token, pid) = (format!("loadtest-{:016x}", unique_number()), Arc::default());
-    let home = ServerHome { binary, folder: folder.path().to_owned(), admin_token, pid };
+    let home = ServerHome { binary, folder: folder.path().to_owned(), admin_token, pid, arguments: Vec::new() };
     let mut addresses = Addresses::free(options.gateways.is_some(), options.broker.clone());
     if options.kill_after.is_some() {
         addresses = addresses.lasting()?;

@@ -1,6 +1,6 @@
 //! The command line.
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use std::time::Duration;
 
 /// Drives a simulated fleet against a sluicegate server and proves its promises: the cap, the counts, the bytes.
@@ -8,8 +8,11 @@ use std::time::Duration;
 /// Without arguments: starts the real server on a free port with a fresh folder, and upgrades 10,000 devices at most 300 at a time.
 /// With --gateways: a fleet that is sent its upgrades over MQTT, and tells every two seconds how they go.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "sluicegate-loadtest", version)]
+#[command(name = "sluicegate-loadtest", version, args_conflicts_with_subcommands = true)]
 pub(crate) struct Options {
+    /// One thing alone, rather than a rollout.
+    #[command(subcommand)]
+    pub(crate) single: Option<Single>,
     /// Devices of the fleet.
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5_000_000))]
     pub(crate) devices: u32,
@@ -68,6 +71,36 @@ pub(crate) struct Options {
     /// Print the result as one JSON document on standard output.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What is measured on its own, each on a server started for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum Single {
+    /// What connections cost in memory that have made one check and then say nothing.
+    Idle {
+        #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(100..=1_000_000))]
+        connections: u32,
+        #[arg(long)]
+        tls: bool,
+    },
+    /// Devices that all come back at once: each connects, checks, and goes.
+    Storm {
+        #[arg(long, default_value_t = 50_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+        devices: u32,
+        /// They come evenly within this time, however the server does.
+        #[arg(long, default_value_t = 3_000, value_name = "MS", value_parser = clap::value_parser!(u32).range(1..=600_000))]
+        within_ms: u32,
+        #[arg(long)]
+        tls: bool,
+    },
+    /// Durable reports over connections that stay, each sending its next once the last is answered; beside checks in their place.
+    Reports {
+        #[arg(long, default_value_t = 256, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=15_000))]
+        connections: u32,
+        /// Of each measurement.
+        #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
+        seconds: u32,
+    },
 }
 
 impl Options {
@@ -156,6 +189,14 @@ mod tests {
         assert_eq!((slow.members(), slow.cap(), slow.timeout_s()), (9, 3, 300));
         assert!(Options::try_parse_from(["loadtest", "--gateways", "5", "--devices", "5"]).is_err());
         assert!(Options::try_parse_from(["loadtest", "--broker", "mqtt://127.0.0.1:1883"]).is_err());
+    }
+
+    #[test]
+    fn what_is_measured_alone_takes_no_option_of_a_rollout() {
+        let single = Options::parse_from(["loadtest", "storm", "--devices", "9"]).single;
+        assert_eq!(single, Some(Single::Storm { devices: 9, within_ms: 3_000, tls: false }));
+        assert!(Options::try_parse_from(["loadtest", "--cap", "3", "idle"]).is_err());
+        assert_eq!(Options::parse_from(["loadtest"]).single, None);
     }
 
     #[test]

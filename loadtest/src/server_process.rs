@@ -3,6 +3,7 @@
 //! Life cycle: 1. `find_binary`   2. `start` (returns when it is ready)   3. perhaps `kill` and `start` again   4. `stop`, `verify`.
 
 use rustix::process::{Pid, Signal, kill_process};
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -20,12 +21,16 @@ pub(crate) struct ServerHome {
     pub(crate) admin_token: String,
     /// Of the server that runs, or ran last; 0 before the first.
     pub(crate) pid: Arc<AtomicU32>,
+    /// What `serve` is told beside addresses and folder.
+    pub(crate) arguments: Vec<OsString>,
 }
 
 /// Where a server takes connections: as it is told, with port 0 for a free one, or as it said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Addresses {
     pub(crate) http: String,
+    /// As it said; asked for by [`ServerHome::arguments`].
+    pub(crate) https: Option<String>,
     /// Its own MQTT listener.
     pub(crate) mqtt: Option<String>,
     /// The URL of a broker that it shares with its devices.
@@ -36,7 +41,7 @@ impl Addresses {
     /// Free ports. With `gateways`, and no broker to meet them at, also one for MQTT.
     pub(crate) fn free(gateways: bool, broker: Option<String>) -> Self {
         let free = || "127.0.0.1:0".to_owned();
-        Self { http: free(), mqtt: (gateways && broker.is_none()).then(free), broker }
+        Self { http: free(), https: None, mqtt: (gateways && broker.is_none()).then(free), broker }
     }
 
     /// Ports that a restart can have again.
@@ -55,14 +60,14 @@ impl Addresses {
                 }
             }
         };
-        Ok(Self { http: next()?, mqtt: self.mqtt.map(|_| next()).transpose()?, broker: self.broker })
+        Ok(Self { http: next()?, https: None, mqtt: self.mqtt.map(|_| next()).transpose()?, broker: self.broker })
     }
 
     /// Where the server says it takes connections; `None` where the line says nothing of the kind.
     fn as_said(&self, line: &str) -> Option<Self> {
         let said = line.strip_prefix("ready ")?;
         let address = |kind: &str| said.split_whitespace().find_map(|word| word.strip_prefix(kind)).map(str::to_owned);
-        Some(Self { http: address("http=")?, mqtt: address("mqtt="), broker: self.broker.clone() })
+        Some(Self { http: address("http=")?, https: address("https="), mqtt: address("mqtt="), broker: self.broker.clone() })
     }
 }
 
@@ -115,6 +120,7 @@ impl ServerProcess {
             .arg(home.data())
             .args(addresses.mqtt.iter().flat_map(|address| ["--mqtt-listen", address]))
             .args(addresses.broker.iter().flat_map(|url| ["--mqtt-url", url]))
+            .args(&home.arguments)
             .env("SLUICEGATE_ADMIN_TOKEN", &home.admin_token)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

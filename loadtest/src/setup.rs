@@ -24,6 +24,12 @@ pub(crate) struct Rollout {
 }
 
 impl Rollout {
+    /// A product to which nothing leads.
+    pub(crate) fn without_task(product_id: String) -> Self {
+        let (from_version, target_version) = ("1.0", "2.0");
+        Self { product_id, task_id: String::new(), image_size: 0, image_md5: [0; 16], from_version, target_version }
+    }
+
     pub(crate) fn task_path(&self) -> String {
         format!("/api/v1/tasks/{}", self.task_id)
     }
