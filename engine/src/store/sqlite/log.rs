@@ -4,11 +4,12 @@
 //! `state.db` has it durably. Numbers in the table have no gaps.
 
 use super::failure::{corrupt, sqlite_failure};
+use super::fold::{Folder, fold};
 use crate::model::Timestamp;
 use crate::store::{Change, Group, StoreError, StoreErrorKind};
 use postcard::ser_flavors::Flavor;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(super) const FILE: &str = "log.db";
 /// The newest format of `changes` that we read, and the one we write.
@@ -16,7 +17,11 @@ pub(super) const FORMAT: i64 = 1;
 /// An append deletes at most this many groups, so that its time stays bounded after the tables have caught up from far behind.
 const PRUNED_PER_APPEND_MAX: u64 = 8;
 /// The write-ahead file is folded into the log after this many bytes: rare enough to cost little, often enough to stay small.
-const CHECKPOINT_AFTER_BYTES: usize = 16 << 20;
+const FOLD_AFTER_BYTES: usize = 16 << 20;
+/// What the writer folds itself, once the rest is: a millisecond or two. If more has come meanwhile, that goes without it, too.
+const FOLD_REST_BYTES: usize = 2 << 20;
+/// A disk that is slower than what comes is never done; then the writer waits for it rather than let the file grow without bound.
+const FOLD_ROUNDS_MAX: u32 = 4;
 const WAL_BYTES_MAX: i64 = 64 << 20;
 /// A buffer that a rare huge group made larger than this is given back.
 const BUFFER_KEPT_BYTES: usize = 4 << 20;
@@ -34,14 +39,28 @@ const SCHEMA: &str = "
 /// The end of the log that is written to.
 #[derive(Debug)]
 pub(super) struct Log {
-    connection: Connection,
     /// The oldest group that is still there; one more than `last` where there is none.
     first: u64,
     last: u64,
     buffer: Vec<u8>,
+    /// Before the connection, so that it goes first: the last connection to go tidies up.
+    folder: Option<Folder>,
+    fold_after_bytes: usize,
+    /// Appended since the write-ahead file was folded whole.
     unfolded_bytes: usize,
+    /// A fold that goes on beside us.
+    folding: Option<Folding>,
+    connection: Connection,
+    path: PathBuf,
     /// Set once the disk failed: what is on it isn't known any more, so nothing is added.
     failed: Option<StoreError>,
+}
+
+/// Where the thread that folds was sent off.
+#[derive(Debug)]
+struct Folding {
+    from_bytes: usize,
+    round: u32,
 }
 
 impl Log {
@@ -81,7 +100,18 @@ impl Log {
                 )));
             }
         }
-        Ok(Self { connection, first, last, buffer: Vec::new(), unfolded_bytes: 0, failed: None })
+        Ok(Self {
+            first,
+            last,
+            buffer: Vec::new(),
+            folder: None,
+            fold_after_bytes: FOLD_AFTER_BYTES,
+            unfolded_bytes: 0,
+            folding: None,
+            connection,
+            path: path.to_owned(),
+            failed: None,
+        })
     }
 
     /// The newest group.
@@ -141,16 +171,50 @@ impl Log {
         transaction.commit()
     }
 
-    /// Folds the write-ahead file into the log once it is long. Done here rather than by SQLite on its own, because SQLite
-    /// would not tell that the disk failed.
+    /// Folds the write-ahead file into the log once it is long: most of it beside us, the rest here; see [`fold`](super::fold).
     fn fold(&mut self) {
-        if self.unfolded_bytes < CHECKPOINT_AFTER_BYTES {
+        let Some(folding) = self.folding.take() else {
+            if self.unfolded_bytes >= self.fold_after_bytes {
+                self.fold_beside(1);
+            }
             return;
+        };
+        let Some(folded) = self.folder.as_ref().map_or(Some(Ok(())), Folder::answer) else {
+            self.folding = Some(folding);
+            return;
+        };
+        match folded {
+            Err(error) => self.not_folded(error),
+            Ok(()) if self.unfolded_bytes - folding.from_bytes > FOLD_REST_BYTES && folding.round < FOLD_ROUNDS_MAX => {
+                self.fold_beside(folding.round + 1);
+            }
+            Ok(()) => self.fold_here(),
         }
+    }
+
+    fn fold_beside(&mut self, round: u32) {
+        if self.folder.is_none() {
+            self.folder = Folder::start(&self.path).ok();
+        }
+        match &self.folder {
+            Some(folder) => {
+                folder.ask();
+                self.folding = Some(Folding { from_bytes: self.unfolded_bytes, round });
+            }
+            // A machine that has no thread left still has a disk.
+            None => self.fold_here(),
+        }
+    }
+
+    fn fold_here(&mut self) {
         self.unfolded_bytes = 0;
-        let folded = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
-        let Err(error) = folded else { return };
-        let error = sqlite_failure("folding the write-ahead file into log.db", error);
+        if let Err(error) = fold(&self.connection) {
+            self.not_folded(error);
+        }
+    }
+
+    fn not_folded(&mut self, error: StoreError) {
+        self.unfolded_bytes = 0;
         tracing::error!(error = %error, "the log stays readable, but its write-ahead file grows");
         if !matches!(error.kind, StoreErrorKind::Full | StoreErrorKind::Busy) {
             self.failed = Some(error);
@@ -315,5 +379,91 @@ impl Flavor for Append<'_> {
 
     fn finalize(self) -> postcard::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Product, ProductNumber};
+    use crate::store::Row;
+    use std::sync::Arc;
+
+    const GROUPS: u64 = 300;
+
+    /// Some 40 KB each, so that a fold is due after every second one.
+    fn group(number: u64) -> Group {
+        let put = |product| {
+            Change::Put(Row::Product(Arc::new(Product {
+                number: ProductNumber(product),
+                organization: "o".into(),
+                id: format!("{number}-{product}").into(),
+                name: Some("n".repeat(200).into()),
+                created_at: Timestamp(number),
+            })))
+        };
+        Group { number, at: Timestamp(number), changes: (0..180).map(put).collect() }
+    }
+
+    /// `settles`: each fold is waited for, so that how long the file becomes isn't left to the scheduler.
+    fn filled(path: &Path, settles: bool) -> Log {
+        let mut log = Log::open(path, 7, 0).unwrap();
+        log.fold_after_bytes = 64 << 10;
+        for number in 1..=GROUPS {
+            // The tables follow ten groups behind.
+            log.append(&group(number), number.saturating_sub(10)).unwrap();
+            while settles && log.folding.is_some() {
+                std::thread::yield_now();
+                log.fold();
+            }
+        }
+        log
+    }
+
+    #[test]
+    fn what_is_folded_while_it_grows_is_whole_and_its_write_ahead_file_stays_short() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE);
+        let log = filled(&path, true);
+        let appended_bytes = GROUPS * log.buffer.len() as u64;
+        let unfolded_bytes = std::fs::metadata(folder.path().join("log.db-wal")).unwrap().len();
+        assert!(unfolded_bytes < appended_bytes / 2, "{unfolded_bytes} of {appended_bytes} bytes were never folded");
+        drop(log);
+        let reader = LogReader::open(&path).unwrap();
+        let kept: Vec<u64> = (1..=GROUPS).filter(|number| reader.group(*number).unwrap().is_some()).collect();
+        assert_eq!(kept, Vec::from_iter(GROUPS - 9..=GROUPS));
+        for number in kept {
+            let read = reader.group(number).unwrap().unwrap().decode().unwrap();
+            assert!(matches!(&read.changes[0], Change::Put(Row::Product(row)) if *row.id == *format!("{number}-0")));
+            assert_eq!(read, group(number));
+        }
+    }
+
+    #[test]
+    fn a_crash_in_the_middle_of_a_fold_loses_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = filled(&folder.path().join(FILE), false);
+        let copy = tempfile::tempdir().unwrap();
+        // What a fold writes lies in the write-ahead file until that is begun anew, which only an append does.
+        for file in [FILE, "log.db-wal"] {
+            std::fs::copy(folder.path().join(file), copy.path().join(file)).unwrap();
+        }
+        drop(log);
+        let reader = LogReader::new(Connection::open(copy.path().join(FILE)).unwrap());
+        for number in GROUPS - 9..=GROUPS {
+            assert_eq!(reader.group(number).unwrap().unwrap().decode().unwrap(), group(number));
+        }
+    }
+
+    #[test]
+    fn a_disk_that_fails_while_it_is_folded_ends_the_log() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = filled(&folder.path().join(FILE), false);
+        log.not_folded(StoreError::new(StoreErrorKind::Full, "no room"));
+        log.append(&group(GROUPS + 1), 0).unwrap();
+        log.not_folded(StoreError::new(StoreErrorKind::Failed, "the disk is gone"));
+        let refused = log.append(&group(GROUPS + 2), 0).unwrap_err();
+        assert_eq!(refused.kind, StoreErrorKind::Failed);
+        assert!(refused.message.contains("the disk is gone"), "{refused}");
     }
 }

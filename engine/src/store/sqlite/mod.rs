@@ -14,6 +14,7 @@
 mod archive;
 mod coalesce;
 mod failure;
+mod fold;
 mod load;
 mod lock;
 mod log;
