@@ -20,8 +20,11 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::sync::{oneshot, watch};
 
-/// A group takes this many commands at most: about a millisecond of applying, for commands about one device each.
-const GROUP_COMMANDS_MAX: usize = 1_024;
+/// A group takes this many commands at most: some ten milliseconds of applying, for commands about one device each, so that a disk
+/// that takes as long to sync still leaves half of the time for them.
+const GROUP_COMMANDS_MAX: usize = 4_096;
+/// After this many commands of a group, readers of the state get their turn: about a millisecond or two.
+const PORTION_COMMANDS: usize = 512;
 /// A group ends after about this many bytes, however few commands made them: far below what one row of the log can hold.
 const GROUP_BYTES_MAX: usize = 16 << 20;
 
@@ -145,13 +148,26 @@ impl Writer {
 
     /// Applies what has queued. False once it was told to close.
     fn apply_group(&mut self, first: Job) -> bool {
+        self.attempt += 1;
+        let mut next = Some(first);
+        while let Some(first) = next {
+            match self.apply_portion(first) {
+                Ok(following) => next = following,
+                Err(Closing) => return false,
+            }
+        }
+        true
+    }
+
+    /// Applies some of a group under one lock. Who reads the state between two portions waits until the group is durable, as after the
+    /// last. Returns the job to go on with, if the group goes on.
+    fn apply_portion(&mut self, first: Job) -> Result<Option<Job>, Closing> {
         let shared = Arc::clone(&self.shared);
         let mut state = shared.state_mut();
-        self.attempt += 1;
         state.begin_attempt(self.attempt);
-        let mut next = Some(first);
-        while let Some(job) = next {
-            let Job::Command { command, at, answer } = job else { return false };
+        let mut job = first;
+        for count in 1.. {
+            let Job::Command { command, at, answer } = job else { return Err(Closing) };
             shared.queued.fetch_sub(1, Ordering::Relaxed);
             let outcome = match &self.failed {
                 Some(error) => Err(Error::Store(error.clone())),
@@ -160,9 +176,13 @@ impl Writer {
             self.group.at = self.group.at.max(at);
             self.answers.push((answer, outcome));
             let is_full = self.answers.len() >= GROUP_COMMANDS_MAX || state.weight_bytes() >= GROUP_BYTES_MAX;
-            next = if is_full { None } else { self.queue.try_recv().ok() };
+            let Some(following) = (!is_full).then(|| self.queue.try_recv().ok()).flatten() else { break };
+            if count == PORTION_COMMANDS {
+                return Ok(Some(following));
+            }
+            job = following;
         }
-        true
+        Ok(None)
     }
 
     fn commit_group(&mut self) {
@@ -226,6 +246,9 @@ impl Writer {
         }
     }
 }
+
+/// Told to close: what was applied before is still committed.
+struct Closing;
 
 impl std::fmt::Debug for Writer {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
