@@ -181,7 +181,7 @@ async fn storm(devices: u32, within: Duration, tls: bool) -> Result<(), String> 
     let elapsed = begun.elapsed();
     let (after, resident_max) = (rig.usage(), watcher.stop().await);
     let own = Usage::of(std::process::id()).unwrap_or_default().cpu.saturating_sub(own_before.cpu);
-    let came = came.lock().unwrap_or_else(PoisonError::into_inner);
+    let came = std::mem::take(&mut *came.lock().unwrap_or_else(PoisonError::into_inner));
     println!(
         "{devices} devices meant to come within {:.1} s{}; the last was sent off after {:.2} s, answered after {:.2} s",
         within.as_secs_f64(),
@@ -213,7 +213,6 @@ async fn storm(devices: u32, within: Duration, tls: bool) -> Result<(), String> 
         resident_max as f64 / 1e6,
         after.resident_bytes as f64 / 1e6
     );
-    drop(came);
     rig.stop().await
 }
 

@@ -25,5 +25,7 @@ pub mod logging;
 pub mod metrics;
 pub mod mqtt;
 pub mod secrets;
+#[doc(hidden)]
+pub mod testing;
 pub mod uploads;
 pub mod webhooks;

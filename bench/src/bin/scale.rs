@@ -202,7 +202,9 @@ fn import(folder: &Path, devices: u32) {
     tell("disk of a device", per_device(folder_bytes(folder)));
 }
 
-fn taken(pending: Option<sluicegate::Pending<Vec<Result<std::sync::Arc<Device>, String>>>>) {
+type Put = Vec<Result<std::sync::Arc<Device>, String>>;
+
+fn taken(pending: Option<sluicegate::Pending<Put>>) {
     let put = pending.expect("one is in flight").wait().expect("devices are put");
     assert!(put.iter().all(Result::is_ok));
 }

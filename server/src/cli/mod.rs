@@ -16,10 +16,13 @@ mod task;
 mod token;
 mod verify;
 
-use crate::config::{ConfigError, ServeArguments};
+use crate::app::App;
+use crate::config::{Config, ConfigError, ServeArguments};
 use clap::{Parser, Subcommand};
 use std::fmt::{self, Write as _};
+use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Decides which device may take which firmware now, exactly, and serves the images.
 #[derive(Debug, Parser)]
@@ -73,6 +76,11 @@ pub fn run() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Opens a folder as `serve` does, for programs that measure; see [`crate::testing`].
+pub(crate) fn open(config: Config, admin_token: Option<String>, plain: SocketAddr) -> Result<Arc<App>, String> {
+    serve::open(config, admin_token, plain).map(|(app, _)| app).map_err(|failure| failure.message)
 }
 
 /// Why a command could not be done.

@@ -81,7 +81,11 @@ pub(super) fn run(arguments: &ServeArguments) -> Result<(), Failure> {
 }
 
 /// Opens the folder and everything in it.
-fn open(config: Config, admin_token: Option<String>, plain: SocketAddr) -> Result<(Arc<App>, AdminTokenOrigin), Failure> {
+pub(super) fn open(
+    config: Config,
+    admin_token: Option<String>,
+    plain: SocketAddr,
+) -> Result<(Arc<App>, AdminTokenOrigin), Failure> {
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::caused(error);
     // Before the engine, which counts too.
     let metrics = Arc::new(Metrics::install().map_err(|error| failed(&error))?);

@@ -57,6 +57,12 @@ pub(crate) fn event_json(event: &Event) -> Bytes {
     }
 }
 
+/// Whether this is the body of a check: what reading one takes, alone.
+#[doc(hidden)]
+pub fn reads_check(body: &[u8]) -> bool {
+    decode::parse::<decode::CheckBody<'_>>(body).is_ok()
+}
+
 type Answer = Result<Reply, Failure>;
 
 pub async fn handle(app: &Arc<App>, request: Request) -> Reply {

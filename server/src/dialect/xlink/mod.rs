@@ -32,6 +32,12 @@ use std::sync::Arc;
 
 pub(crate) use notify::UpgradeFormat;
 
+/// Whether this is the body of a check: what reading one takes, alone.
+#[doc(hidden)]
+pub fn reads_check(body: &[u8]) -> bool {
+    decode::check(body).is_ok()
+}
+
 type Answer = Result<Reply, Failure>;
 
 pub async fn handle(app: &Arc<App>, request: Request) -> Reply {
