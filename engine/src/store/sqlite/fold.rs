@@ -4,6 +4,9 @@
 //! never happens. So a fold has two parts: 1. this thread copies what there is, which takes as long as it takes; 2. the writer, told
 //! that it is done, copies the little that has come since. If much has come since, the first part is done once more.
 //!
+//! SQLite up to 3.51.2 could corrupt the file where one connection began it anew while another folded it. The one that is built in is
+//! later; besides, only one of the two ever folds at a time.
+//!
 //! Whatever goes wrong is handed to the writer, which decides about the log: SQLite on its own would not tell.
 
 use super::failure::sqlite_failure;
