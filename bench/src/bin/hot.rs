@@ -446,7 +446,7 @@ impl Http {
             for stream in [&client, &stream] {
                 stream.set_nodelay(true).expect("a socket takes it");
             }
-            tokio::spawn(serve(front, stream, Peer { address, tls: false }));
+            tokio::spawn(serve(front, stream, Peer { address, tls: false, certificate: None }));
             client
         })
     }

@@ -37,7 +37,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 /// Serves the connection until its end, a time limit, or the stop of the server.
-pub(super) async fn serve<S>(front: Arc<Front>, stream: S, peer: Peer)
+pub async fn serve<S>(front: Arc<Front>, stream: S, peer: Peer)
 where
     S: AsyncRead + Outlet + Send + 'static,
 {

@@ -59,7 +59,7 @@ const SHORT_REPLY_BYTES_MAX: u64 = 16 << 10;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Serves the connection until its end, a time limit, or the stop of the server.
-pub(super) async fn serve<S>(front: Arc<Front>, stream: S, peer: Peer)
+pub async fn serve<S>(front: Arc<Front>, stream: S, peer: Peer)
 where
     S: AsyncRead + Outlet + Send + 'static,
 {

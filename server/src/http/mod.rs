@@ -12,7 +12,7 @@ pub mod client_certificate;
 pub mod connection;
 pub mod h2;
 pub mod listener;
-mod outlet;
+pub mod outlet;
 pub mod path;
 pub mod query;
 pub mod reply;

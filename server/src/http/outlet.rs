@@ -30,7 +30,7 @@ const RUN_BYTES_MIN: usize = 16 * 1024;
 
 /// The images of which slices may be queued on one connection. Touched by the connection's own task alone.
 #[derive(Debug, Default)]
-pub(super) struct Outgoing {
+pub struct Outgoing {
     /// So that a connection that is sent no images never looks further.
     is_any: AtomicBool,
     images: Mutex<Images>,
@@ -96,7 +96,7 @@ impl Images {
 }
 
 /// A stream that can be given slices of registered images.
-pub(super) trait Outlet: AsyncWrite + Unpin {
+pub trait Outlet: AsyncWrite + Unpin {
     /// Sends some of the slices, as [`AsyncWrite::poll_write_vectored`] does.
     fn poll_send(
         self: Pin<&mut Self>,
