@@ -91,7 +91,7 @@ impl SealedImage {
     /// The file under the map, for `sendfile`. Opened at the first call and kept; a byte's place in it is its place in
     /// [`bytes`](Self::bytes).
     ///
-    /// Fails once the image was removed or its file replaced, and where [`FILES_MAX`] images have theirs open: the map still has the
+    /// Fails once the image was removed or its file replaced, and where 1,024 other images have theirs open: the map still has the
     /// bytes then.
     pub fn file(&self) -> io::Result<&File> {
         if let Some(open) = self.0.file.get() {
