@@ -255,8 +255,7 @@ fn admit(front: &Arc<Front>, stream: TcpStream, address: SocketAddr, protocol: P
         }
         return;
     };
-    // A reply is written whole; waiting for more to send with it only delays.
-    let _ = stream.set_nodelay(true);
+    tune(&stream);
     let front = Arc::clone(front);
     tokio::spawn(async move {
         let _place = place;
@@ -276,6 +275,18 @@ fn admit(front: &Arc<Front>, stream: TcpStream, address: SocketAddr, protocol: P
         }
     });
 }
+
+/// What is refused here costs speed or memory, and nothing else.
+fn tune(stream: &TcpStream) {
+    // A reply is written whole; waiting for more to send with it only delays.
+    let _ = stream.set_nodelay(true);
+    let _ = SockRef::from(stream).set_tcp_notsent_lowat(NOT_SENT_BYTES_MAX);
+}
+
+/// What a connection may have waiting in the kernel beyond what is on its way. Without it a slow reader's queue grows to megabytes, and a
+/// thousand of them take all the memory that the kernel has for TCP: it then drops what comes on every connection, and whoever only
+/// checks waits for retransmissions.
+const NOT_SENT_BYTES_MAX: u32 = 256 * 1024;
 
 async fn shake_hands(
     front: &Front,
@@ -426,6 +437,16 @@ mod tests {
     fn a_port_that_another_program_listens_on_is_taken() {
         let other = std::net::TcpListener::bind(loopback()).unwrap();
         assert!(matches!(Port::open(other.local_addr().unwrap(), 2), Err(ListenError::Taken { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_connection_sends_at_once_and_queues_little() {
+        let listener = TcpListener::bind(loopback()).await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        tune(&stream);
+        assert!(stream.nodelay().unwrap());
+        assert_eq!(SockRef::from(&stream).tcp_notsent_lowat().unwrap(), NOT_SENT_BYTES_MAX);
     }
 
     #[test]
