@@ -284,6 +284,26 @@ fn what_the_broker_refuses_to_take_is_counted_and_told_in_the_log() {
 }
 
 #[test]
+fn an_event_that_the_broker_has_no_room_for_comes_again_and_in_its_order() {
+    let stub = Stub::start();
+    let server = server(&stub, "");
+    rollout(&server, "g", json!({}));
+    let mut full = stub.welcome();
+    let refused = full.any_publication();
+    let behind = full.any_publication();
+    full.wire.acknowledge(&refused, Acknowledgement::QuotaExceeded);
+    full.wire.acknowledge(&behind, Acknowledgement::Taken);
+    full.send();
+    wait_for_log(&server, "the broker takes no message now");
+    let mut connection = stub.welcome();
+    for before in [refused, behind] {
+        let again = connection.any_publication();
+        assert_eq!((again.topic, again.payload), (before.topic, before.payload));
+    }
+    assert_eq!(metric(&server, "broker_refused"), 0);
+}
+
+#[test]
 fn a_broker_that_takes_few_messages_at_once_is_given_events_all_the_same() {
     let stub = Stub::start();
     let server = server(&stub, "");

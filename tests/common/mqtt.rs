@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use sluicegate_server::mqtt::wire::{
-    Acknowledgement, ClientWire, ConnectOptions, FromServer, ProtocolVersion, Publication, Qos, WireLimits,
+    Acknowledgement, ClientWire, ConnectOptions, Delivery, FromServer, ProtocolVersion, Publication, Qos, WireLimits,
 };
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -139,7 +139,7 @@ impl MqttClient {
             return false;
         };
         self.expect(&format!("the acknowledgement of a publication to {topic}"), |said| match said {
-            FromServer::Acknowledged { packet_id, refused } if *packet_id == published => Some(*refused),
+            FromServer::Acknowledged { packet_id, delivery } if *packet_id == published => Some(*delivery != Delivery::Taken),
             _ => None,
         })
     }

@@ -15,7 +15,7 @@ use super::links::UnderWay;
 use super::outbox::{Outbox, Outgoing};
 use super::sessions::{FORMAT, NOBODY};
 use super::wire::{
-    Acknowledgement, ClientWire, ConnectOptions, FromServer, ProtocolVersion, Publication, PublishError, Qos, WireLimits,
+    Acknowledgement, ClientWire, ConnectOptions, Delivery, FromServer, ProtocolVersion, Publication, PublishError, Qos, WireLimits,
 };
 use super::{Receipt, topics};
 use crate::app::App;
@@ -120,6 +120,8 @@ enum Broken {
     Silent,
     #[error("the broker grants no subscription to {0}; allow it")]
     NotGranted(String),
+    #[error("the broker takes no message now; see whether it has room for what waits for its clients")]
+    NoRoom,
     #[error("what a device said can't be written now")]
     Later,
     #[error("{0}")]
@@ -266,8 +268,10 @@ impl Broker {
                         receipt.note(&standing.app, "the broker", &publication.topic);
                         unacknowledged.push_back(Unacknowledged::known(publication, receipt));
                     }
-                    FromServer::Acknowledged { packet_id, refused } => {
-                        if refused {
+                    // Not passed over: with the next connection it comes again, and with it what followed.
+                    FromServer::Acknowledged { delivery: Delivery::RefusedForNow, .. } => return Err(Broken::NoRoom),
+                    FromServer::Acknowledged { packet_id, delivery } => {
+                        if delivery == Delivery::Refused {
                             self.note_refusal(&standing.app);
                         }
                         under_way.remove(&packet_id);

@@ -5,7 +5,7 @@
 
 use super::exchange::{Awaited, Exchange};
 use super::frames::{Frames, parse};
-use super::{Acknowledgement, ProtocolVersion, Publication, PublishError, Qos, WireError, WireLimits};
+use super::{Acknowledgement, Delivery, ProtocolVersion, Publication, PublishError, Qos, WireError, WireLimits};
 use bytes::{Bytes, BytesMut};
 use mqtt_protocol_core::mqtt::connection::RawPacket;
 use mqtt_protocol_core::mqtt::packet::{
@@ -73,7 +73,7 @@ pub enum FromServer {
     /// The server has what was published with this id, or has refused it.
     Acknowledged {
         packet_id: u16,
-        refused: bool,
+        delivery: Delivery,
     },
     /// For each filter, in their order; `None`: refused.
     Subscribed {
@@ -438,8 +438,8 @@ impl ClientWire {
     }
 }
 
-fn acknowledged(answer: Option<(u16, bool)>) -> Option<FromServer> {
-    answer.map(|(packet_id, refused)| FromServer::Acknowledged { packet_id, refused })
+fn acknowledged(answer: Option<(u16, Delivery)>) -> Option<FromServer> {
+    answer.map(|(packet_id, delivery)| FromServer::Acknowledged { packet_id, delivery })
 }
 
 fn connect_3_1_1(options: &ConnectOptions) -> Result<v3_1_1::Connect, MqttError> {

@@ -7,7 +7,7 @@
 //!   - A packet id in an answer is never 0: the library refuses to build such a packet, but reads it in PUBLISH and SUBSCRIBE.
 
 use super::frames::{misread, parse};
-use super::{Acknowledgement, ProtocolVersion, Publication, PublishError, Qos, WireError, WireLimits};
+use super::{Acknowledgement, Delivery, ProtocolVersion, Publication, PublishError, Qos, WireError, WireLimits};
 use bytes::{BufMut, Bytes, BytesMut};
 use mqtt_protocol_core::mqtt::common::Arc;
 use mqtt_protocol_core::mqtt::connection::{PacketData, RawPacket};
@@ -250,21 +250,21 @@ impl Exchange {
         }
     }
 
-    /// A PUBACK of the peer: the publication, and whether it was refused.
+    /// A PUBACK of the peer: the publication, and what became of it.
     ///
     /// One that nobody waits for is passed over: a client that comes back may still acknowledge what it got before.
-    pub(super) fn take_puback(&mut self, packet: &RawPacket) -> Result<Option<(u16, bool)>, WireError> {
-        let (packet_id, is_refused) = match self.version {
-            ProtocolVersion::V311 => (bare_packet_id("PUBACK", packet)?, false),
+    pub(super) fn take_puback(&mut self, packet: &RawPacket) -> Result<Option<(u16, Delivery)>, WireError> {
+        let (packet_id, delivery) = match self.version {
+            ProtocolVersion::V311 => (bare_packet_id("PUBACK", packet)?, Delivery::Taken),
             ProtocolVersion::V5 => {
                 let puback = parse("PUBACK", packet, v5_0::Puback::parse)?;
-                (puback.packet_id(), puback.reason_code().is_some_and(|code| code as u8 >= 0x80))
+                (puback.packet_id(), puback.reason_code().map_or(Delivery::Taken, |code| Delivery::of(code as u8)))
             }
         };
         match self.awaited(packet_id) {
             Some(Awaited::Puback) => {
                 self.answered(packet_id);
-                Ok(Some((packet_id, is_refused)))
+                Ok(Some((packet_id, delivery)))
             }
             Some(_) => Err(WireError::Violation("PUBACK for something else than a QoS 1 publication")),
             None => Ok(None),
@@ -272,25 +272,25 @@ impl Exchange {
     }
 
     /// A PUBREC of the peer; answered by PUBREL. A refusing one ends the publication.
-    pub(super) fn take_pubrec(&mut self, packet: &RawPacket) -> Result<Option<(u16, bool)>, WireError> {
-        let (packet_id, is_refused) = match self.version {
-            ProtocolVersion::V311 => (bare_packet_id("PUBREC", packet)?, false),
+    pub(super) fn take_pubrec(&mut self, packet: &RawPacket) -> Result<Option<(u16, Delivery)>, WireError> {
+        let (packet_id, delivery) = match self.version {
+            ProtocolVersion::V311 => (bare_packet_id("PUBREC", packet)?, Delivery::Taken),
             ProtocolVersion::V5 => {
                 let pubrec = parse("PUBREC", packet, v5_0::Pubrec::parse)?;
-                (pubrec.packet_id(), pubrec.reason_code().is_some_and(|code| code as u8 >= 0x80))
+                (pubrec.packet_id(), pubrec.reason_code().map_or(Delivery::Taken, |code| Delivery::of(code as u8)))
             }
         };
         match self.awaited(packet_id) {
-            Some(Awaited::Pubrec) if is_refused => {
+            Some(Awaited::Pubrec) if delivery != Delivery::Taken => {
                 self.answered(packet_id);
-                return Ok(Some((packet_id, true)));
+                return Ok(Some((packet_id, delivery)));
             }
             Some(Awaited::Pubrec | Awaited::Pubcomp) => {
                 self.awaited.insert(packet_id, Awaited::Pubcomp);
                 self.write_pubrel(packet_id, true);
             }
             Some(_) => return Err(WireError::Violation("PUBREC for something else than a QoS 2 publication")),
-            None if is_refused => {}
+            None if delivery != Delivery::Taken => {}
             None => self.write_pubrel(packet_id, false),
         }
         Ok(None)
@@ -316,7 +316,7 @@ impl Exchange {
     }
 
     /// A PUBCOMP of the peer: the publication.
-    pub(super) fn take_pubcomp(&mut self, packet: &RawPacket) -> Result<Option<(u16, bool)>, WireError> {
+    pub(super) fn take_pubcomp(&mut self, packet: &RawPacket) -> Result<Option<(u16, Delivery)>, WireError> {
         let packet_id = match self.version {
             ProtocolVersion::V311 => bare_packet_id("PUBCOMP", packet)?,
             ProtocolVersion::V5 => parse("PUBCOMP", packet, v5_0::Pubcomp::parse)?.packet_id(),
@@ -324,7 +324,7 @@ impl Exchange {
         match self.awaited(packet_id) {
             Some(Awaited::Pubcomp) => {
                 self.answered(packet_id);
-                Ok(Some((packet_id, false)))
+                Ok(Some((packet_id, Delivery::Taken)))
             }
             Some(_) => Err(WireError::Violation("PUBCOMP before PUBREL")),
             None => Ok(None),

@@ -163,6 +163,30 @@ pub enum PublishError {
     QosUnsupported,
 }
 
+/// What became of a publication of ours. 3.1.1 knows no refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    Taken,
+    /// There is no room for it now.
+    RefusedForNow,
+    /// The same again would be refused again.
+    Refused,
+}
+
+impl Delivery {
+    /// Of the reason code of a PUBACK or PUBREC.
+    fn of(code: u8) -> Self {
+        const REFUSED_FROM: u8 = 0x80;
+        const QUOTA_EXCEEDED: u8 = 0x97;
+        match code {
+            0..REFUSED_FROM => Self::Taken,
+            QUOTA_EXCEEDED => Self::RefusedForNow,
+            // A reason that isn't told may last, and then nothing would ever pass that one publication.
+            _ => Self::Refused,
+        }
+    }
+}
+
 /// What became of a publication. 3.1.1 knows only [`Taken`](Self::Taken): there all are acknowledged alike.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acknowledgement {

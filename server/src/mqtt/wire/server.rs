@@ -8,7 +8,7 @@
 
 use super::exchange::Exchange;
 use super::frames::{Frames, parse};
-use super::{Acknowledgement, ProtocolVersion, Publication, PublishError, Qos, WireError, WireLimits};
+use super::{Acknowledgement, Delivery, ProtocolVersion, Publication, PublishError, Qos, WireError, WireLimits};
 use bytes::{Bytes, BytesMut};
 use mqtt_protocol_core::mqtt::connection::RawPacket;
 use mqtt_protocol_core::mqtt::packet::{
@@ -527,7 +527,7 @@ impl ServerWire {
     }
 }
 
-fn acknowledged(answer: Option<(u16, bool)>) -> Option<FromClient> {
+fn acknowledged(answer: Option<(u16, Delivery)>) -> Option<FromClient> {
     answer.map(|(packet_id, _)| FromClient::Acknowledged { packet_id })
 }
 

@@ -1,7 +1,7 @@
 //! Both ends against each other in memory, against bytes written by hand after the specification, and against bytes of bad will.
 
 use super::{
-    Acknowledgement, ClientWire, Connect, ConnectOptions, Farewell, FromClient, FromServer, ProtocolVersion, Publication,
+    Acknowledgement, ClientWire, Connect, ConnectOptions, Delivery, Farewell, FromClient, FromServer, ProtocolVersion, Publication,
     PublishError, Qos, Refusal, ServerWire, SubscribeRefusal, WireError, WireLimits,
 };
 use bytes::Bytes;
@@ -156,7 +156,7 @@ fn a_conversation_means_the_same_at_both_ends_in_both_versions_however_it_is_sli
                 assert_eq!(pair.server_hears(), [], "PUBREL is answered by PUBCOMP");
             }
             let acknowledged: Vec<_> =
-                packet_id.map(|packet_id| FromServer::Acknowledged { packet_id, refused: false }).into_iter().collect();
+                packet_id.map(|packet_id| FromServer::Acknowledged { packet_id, delivery: Delivery::Taken }).into_iter().collect();
             assert_eq!(pair.client_hears(), acknowledged);
         }
 
@@ -220,8 +220,12 @@ fn a_refused_publication_is_refused_in_5_0_and_acknowledged_like_any_in_3_1_1() 
                 let mut said = pair.client_hears();
                 pair.server_hears();
                 said.extend(pair.client_hears());
-                let refused = version == ProtocolVersion::V5;
-                assert_eq!(said, [FromServer::Acknowledged { packet_id, refused }], "{outcome:?} {version:?} {qos:?}");
+                let delivery = match outcome {
+                    _ if version == ProtocolVersion::V311 => Delivery::Taken,
+                    Acknowledgement::QuotaExceeded => Delivery::RefusedForNow,
+                    _ => Delivery::Refused,
+                };
+                assert_eq!(said, [FromServer::Acknowledged { packet_id, delivery }], "{outcome:?} {version:?} {qos:?}");
             }
         }
     }
