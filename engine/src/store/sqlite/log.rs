@@ -185,7 +185,9 @@ impl Log {
         };
         match folded {
             Err(error) => self.not_folded(error),
-            Ok(()) if self.unfolded_bytes - folding.from_bytes > FOLD_REST_BYTES && folding.round < FOLD_ROUNDS_MAX => {
+            Ok(())
+                if self.unfolded_bytes.saturating_sub(folding.from_bytes) > FOLD_REST_BYTES && folding.round < FOLD_ROUNDS_MAX =>
+            {
                 self.fold_beside(folding.round + 1);
             }
             Ok(()) => self.fold_here(),
@@ -458,7 +460,7 @@ mod tests {
     #[test]
     fn a_disk_that_fails_while_it_is_folded_ends_the_log() {
         let folder = tempfile::tempdir().unwrap();
-        let mut log = filled(&folder.path().join(FILE), false);
+        let mut log = filled(&folder.path().join(FILE), true);
         log.not_folded(StoreError::new(StoreErrorKind::Full, "no room"));
         log.append(&group(GROUPS + 1), 0).unwrap();
         log.not_folded(StoreError::new(StoreErrorKind::Failed, "the disk is gone"));
