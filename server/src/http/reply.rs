@@ -9,7 +9,8 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// A JSON reply with `Content-Length`; compact, slashes not escaped.
 pub fn json(status: StatusCode, value: &impl serde::Serialize) -> Reply {
-    let mut text = Vec::with_capacity(256);
+    // An offer with its link fits.
+    let mut text = Vec::with_capacity(1024);
     match serde_json::to_writer(&mut text, value) {
         Ok(()) => json_bytes(status, Bytes::from(text)),
         Err(error) => {

@@ -18,7 +18,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use sluicegate::model::{ImageId, Timestamp, UpgradeId};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use subtle::ConstantTimeEq;
 
 /// What a valid link says beside the image.
@@ -50,6 +50,8 @@ pub struct LinkSigner {
 }
 
 const SIGNATURE_BYTES: usize = 16;
+/// Of a link, after the public URL.
+const OWN_CHARACTERS: usize = 143;
 
 impl LinkSigner {
     pub fn new(key: [u8; 32]) -> Self {
@@ -63,10 +65,15 @@ impl LinkSigner {
     pub fn link(&self, public_url: &str, image: ImageId, upgrade: Option<UpgradeId>, expires_at: Timestamp) -> String {
         let expires_s = expires_at.as_seconds();
         let signature = URL_SAFE_NO_PAD.encode(self.sign(image, upgrade, expires_s));
-        match upgrade {
-            Some(upgrade) => format!("{public_url}/images/{image}?e={expires_s:08x}&u={upgrade}&s={signature}"),
-            None => format!("{public_url}/images/{image}?e={expires_s:08x}&s={signature}"),
+        let mut link = String::with_capacity(public_url.len() + OWN_CHARACTERS);
+        // Writing to a text can't fail.
+        let _ = write!(link, "{public_url}/images/{image}?e={expires_s:08x}");
+        if let Some(upgrade) = upgrade {
+            let _ = write!(link, "&u={upgrade}");
         }
+        link.push_str("&s=");
+        link.push_str(&signature);
+        link
     }
 
     /// Reads a link's query. Parameters that aren't ours are passed over: proxies and devices append some.
