@@ -5,13 +5,19 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 /// What a figure's reader wants to know of where it comes from.
 pub(crate) fn description(sluicegate: &Path) -> Outcome<Vec<String>> {
     let kernel = rustix::system::uname();
     Ok(vec![
         format!("processor: {}, {} of them", processor_name(), processors()),
-        format!("kernel: {} {}", kernel.sysname().to_string_lossy(), kernel.release().to_string_lossy()),
+        format!(
+            "kernel: {} {}, TCP by {}",
+            kernel.sysname().to_string_lossy(),
+            kernel.release().to_string_lossy(),
+            std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default().trim()
+        ),
         first_line(Command::new(sluicegate).arg("--version"))?,
         first_line(Command::new("nginx").arg("-v"))?,
         first_line(Command::new("wrk").arg("-v"))?.replace(" Copyright (C) 2012 Will Glozer", ""),
@@ -35,6 +41,42 @@ pub(crate) fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     // Refused at worst; then the connection that is one too many says so.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// What two processors do while something is measured, whoever they do it for: what the kernel sends in the name of nobody, from a
+/// timer or upon an acknowledgement, is in no process's account.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    processors: [usize; 2],
+    began: Instant,
+    idle_ns: u64,
+}
+
+impl Machine {
+    pub(crate) fn watch(processors: [usize; 2]) -> Outcome<Self> {
+        Ok(Self { processors, began: Instant::now(), idle_ns: idle_ns(processors)? })
+    }
+
+    /// Nanoseconds that the two were not idle, together.
+    pub(crate) fn busy_ns(&self) -> Outcome<f64> {
+        let idle_ns = idle_ns(self.processors)?.saturating_sub(self.idle_ns);
+        let elapsed_ns = self.began.elapsed().as_nanos() as f64 * self.processors.len() as f64;
+        Ok((elapsed_ns - idle_ns as f64).max(0.0))
+    }
+}
+
+fn idle_ns(processors: [usize; 2]) -> Outcome<u64> {
+    const PATH: &str = "/proc/stat";
+    let text = std::fs::read_to_string(PATH).context(|| format!("{PATH} can't be read"))?;
+    let tick_ns = 1_000_000_000 / rustix::param::clock_ticks_per_second().max(1);
+    let of = |processor: usize| {
+        let mut words = text.lines().find_map(|line| line.strip_prefix(&format!("cpu{processor} ")))?.split_whitespace().skip(3);
+        // Waiting for a disk is idling, too.
+        let mut next = || words.next()?.parse::<u64>().ok();
+        Some(next()? + next()?)
+    };
+    let sum = processors.into_iter().map(of).sum::<Option<u64>>();
+    Ok(sum.context(|| format!("{PATH} doesn't say how idle the processors {processors:?} are"))? * tick_ns)
 }
 
 /// How busy the machine is: the mean number of running threads over the last minute.
@@ -79,4 +121,21 @@ fn first_line(command: &mut Command) -> Outcome<String> {
     let output = command.output().context(|| format!("{name} didn't start; bench/compare installs or builds it"))?;
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     Ok(said.lines().next().unwrap_or(&name).trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_shows_whoever_does_it() {
+        let machine = Machine::watch([0, 0]).unwrap();
+        pin(0).unwrap();
+        let began = Instant::now();
+        while began.elapsed() < std::time::Duration::from_millis(200) {
+            std::hint::spin_loop();
+        }
+        // Counted twice, as told; the kernel's account is in ticks.
+        assert!(machine.busy_ns().unwrap() > 2e8, "{:?}", machine.busy_ns());
+    }
 }

@@ -7,6 +7,7 @@
 use crate::failure::{Context, Outcome};
 use crate::handshake;
 use crate::http::Client;
+use crate::machine::Machine;
 use crate::options::Options;
 use crate::process::{ProcessorTime, go_on};
 use crate::results::{Figures, Measured, Unit, median};
@@ -67,6 +68,7 @@ impl<'a> Measurer<'a> {
             ratio: median(ratios.iter().copied()),
             ratio_min: ratios.iter().copied().fold(f64::INFINITY, f64::min),
             ratio_max: ratios.iter().copied().fold(0.0, f64::max),
+            machine_ratio: median(rounds.iter().map(|(ours, nginx)| ours.machine_unit_ns / nginx.machine_unit_ns)),
             rate_ratio: median(rounds.iter().map(|(ours, nginx)| ours.rate / nginx.rate)),
         }))
     }
@@ -77,8 +79,9 @@ impl<'a> Measurer<'a> {
             Work::Requests(load) => self.requests(world, load, side, connections, row.unit),
             Work::Handshakes { resumed } => {
                 let seconds = Duration::from_secs(self.options.seconds().into());
+                let machine = Machine::watch(self.options.processors())?;
                 let (seen, used_ns) = handshake::run(&world.certificate, side, *resumed, connections, seconds)?;
-                Ok(figures(seen, used_ns as f64, row.unit))
+                Ok(figures(seen, used_ns as f64, machine.busy_ns()?, row.unit))
             }
         }
     }
@@ -94,11 +97,13 @@ impl<'a> Measurer<'a> {
     ) -> Outcome<Option<Figures>> {
         let connecting_ns = self.connecting(world, side, connections)?;
         let before = ProcessorTime::of(side.process)?;
+        let machine = Machine::watch(self.options.processors())?;
         let seen = load.run(self.options, world.path(), &side.origin(), connections, self.options.seconds())?;
+        let machine_ns = machine.busy_ns()?;
         // Taking the connections down is part of it.
         std::thread::sleep(SETTLING);
         let used_ns = ProcessorTime::of(side.process)?.since(&before);
-        Ok(figures(seen, used_ns as f64 - connecting_ns, unit))
+        Ok(figures(seen, used_ns as f64 - connecting_ns, machine_ns, unit))
     }
 
     /// What the server spends on `connections` new connections.
@@ -126,14 +131,19 @@ impl<'a> Measurer<'a> {
 }
 
 /// A turn in figures; none where nothing was finished, or where connecting took as long as the turn.
-fn figures(seen: Seen, used_ns: f64, unit: Unit) -> Option<Figures> {
+fn figures(seen: Seen, used_ns: f64, machine_ns: f64, unit: Unit) -> Option<Figures> {
     let units = match unit {
         Unit::Request => seen.requests as f64,
         Unit::Kibibyte => seen.bytes as f64 / 1024.0,
     };
     let elapsed_s = seen.elapsed.as_secs_f64();
-    let figures =
-        Figures { unit_ns: used_ns / units, rate: units / elapsed_s, latency_us: seen.latency_us, busy: used_ns / 1e9 / elapsed_s };
+    let figures = Figures {
+        unit_ns: used_ns / units,
+        machine_unit_ns: machine_ns / units,
+        rate: units / elapsed_s,
+        latency_us: seen.latency_us,
+        busy: used_ns / 1e9 / elapsed_s,
+    };
     (units >= 1.0 && used_ns >= 1.0).then_some(figures)
 }
 

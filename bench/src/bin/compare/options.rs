@@ -119,6 +119,11 @@ impl Options {
         self.rounds.unwrap_or(if self.quick { 1 } else { 3 })
     }
 
+    /// Where the servers run, and where the load is made.
+    pub(crate) fn processors(&self) -> [usize; 2] {
+        [self.server_processor, self.load_processor]
+    }
+
     pub(crate) fn table(&self) -> Option<PathBuf> {
         self.table.clone().or_else(|| self.kept("docs/compare.md"))
     }

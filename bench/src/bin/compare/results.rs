@@ -26,6 +26,8 @@ pub(crate) struct Measured {
     pub(crate) ratio: f64,
     pub(crate) ratio_min: f64,
     pub(crate) ratio_max: f64,
+    /// The same of both processors, whoever they worked for.
+    pub(crate) machine_ratio: f64,
     /// Requests or bytes a second, ours by nginx's.
     pub(crate) rate_ratio: f64,
 }
@@ -35,6 +37,8 @@ pub(crate) struct Measured {
 pub(crate) struct Figures {
     /// The server's processor time for each unit, in nanoseconds.
     pub(crate) unit_ns: f64,
+    /// What both processors did for each unit, the load's and the kernel's own work included.
+    pub(crate) machine_unit_ns: f64,
     /// Units a second.
     pub(crate) rate: f64,
     /// p50, p90 and p99 of a request, in microseconds, if any was finished.
@@ -82,7 +86,13 @@ impl Figures {
         let latencies: Vec<[f64; 3]> = rounds.iter().filter_map(|round| round.latency_us).collect();
         let latency = [0, 1, 2].map(|at| median(latencies.iter().map(|latency| latency[at])));
         let latency_us = (!latencies.is_empty()).then_some(latency);
-        Self { unit_ns: of(|round| round.unit_ns), rate: of(|round| round.rate), latency_us, busy: of(|round| round.busy) }
+        Self {
+            unit_ns: of(|round| round.unit_ns),
+            machine_unit_ns: of(|round| round.machine_unit_ns),
+            rate: of(|round| round.rate),
+            latency_us,
+            busy: of(|round| round.busy),
+        }
     }
 }
 

@@ -29,23 +29,26 @@ pub(crate) fn head(results: &Results) -> String {
 pub(crate) fn table_head(heading: &str) -> String {
     format!(
         "\n### {heading}\n\n\
-         | | connections | processor time: ours | nginx's | ratio | (range) | rate: ours | nginx's | ratio \
+         | | connections | processor time: ours | nginx's | ratio | (range) | both processors: ours | nginx's | ratio | rate: ours | nginx's | ratio \
          | p50 / p90 / p99: ours | nginx's | busy: ours, nginx |\n\
-         |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
+         |---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
     )
 }
 
 /// One line of a table.
 pub(crate) fn line(row: &Measured) -> String {
     format!(
-        "| {} | {} | {} | {} | **{:.2}** | {:.2}–{:.2} | {} | {} | {:.2} | {} | {} | {:.0} %, {:.0} % |\n",
+        "| {} | {} | {} | {} | **{:.2}** | {:.2}–{:.2} | {} | {} | **{:.2}** | {} | {} | {:.2} | {} | {} | {:.0} %, {:.0} % |\n",
         row.label,
         row.connections,
-        cost(&row.ours, row.unit),
-        cost(&row.nginx, row.unit),
+        cost(row.ours.unit_ns, row.unit),
+        cost(row.nginx.unit_ns, row.unit),
         row.ratio,
         row.ratio_min,
         row.ratio_max,
+        cost(row.ours.machine_unit_ns, row.unit),
+        cost(row.nginx.machine_unit_ns, row.unit),
+        row.machine_ratio,
         rate(&row.ours, row.unit),
         rate(&row.nginx, row.unit),
         row.rate_ratio,
@@ -83,10 +86,10 @@ pub(crate) fn fairness(rows: &[Fairness]) -> String {
     text
 }
 
-fn cost(figures: &Figures, unit: Unit) -> String {
+fn cost(unit_ns: f64, unit: Unit) -> String {
     match unit {
-        Unit::Request => format!("{} µs/request", short(figures.unit_ns / 1e3)),
-        Unit::Kibibyte => format!("{} ns/KiB", short(figures.unit_ns)),
+        Unit::Request => format!("{} µs/request", short(unit_ns / 1e3)),
+        Unit::Kibibyte => format!("{} ns/KiB", short(unit_ns)),
     }
 }
 
