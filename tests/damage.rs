@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// The one file below `folder` whose content is `image`.
-fn file_of(folder: &Path, image: &[u8]) -> PathBuf {
+pub(crate) fn file_of(folder: &Path, image: &[u8]) -> PathBuf {
     let mut folders = vec![folder.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).unwrap().map(Result::unwrap) {

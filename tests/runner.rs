@@ -31,6 +31,7 @@ mod event_queue;
 mod event_schema;
 mod events;
 mod fair_use;
+mod faults;
 mod gateway_support;
 mod gateways;
 mod http2;

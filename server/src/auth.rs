@@ -335,7 +335,7 @@ fn no_secret(error: &SecretError) -> Error {
 }
 
 /// The id and the secret of a token's text.
-fn split(token: &str) -> Option<(TokenId, &str)> {
+pub(crate) fn split(token: &str) -> Option<(TokenId, &str)> {
     if token.len() != ID_CHARS + 1 + SECRET_CHARS {
         return None;
     }

@@ -24,6 +24,7 @@ pub struct Metrics {
     connections: Gauge,
     connections_refused: Counter,
     connections_timed_out: Counter,
+    requests_shed: Counter,
     handshakes_failed: Counter,
     image_bytes_served: Counter,
     progress_failed: Counter,
@@ -78,6 +79,7 @@ impl Metrics {
             connections: gauge!("sluicegate_connections"),
             connections_refused: counter!("sluicegate_connections_refused_total"),
             connections_timed_out: counter!("sluicegate_connections_timed_out_total"),
+            requests_shed: counter!("sluicegate_http_requests_shed_total"),
             handshakes_failed: counter!("sluicegate_tls_handshakes_failed_total"),
             image_bytes_served: counter!("sluicegate_image_bytes_served_total"),
             progress_failed: counter!("sluicegate_download_progress_failed_total"),
@@ -152,6 +154,11 @@ impl Metrics {
         self.connections_timed_out.increment(1);
     }
 
+    /// A device was told to come back later, since there is more to do than can be done.
+    pub fn request_shed(&self) {
+        self.requests_shed.increment(1);
+    }
+
     pub fn handshake_failed(&self) {
         self.handshakes_failed.increment(1);
     }
@@ -216,7 +223,7 @@ pub struct RequestKind {
 }
 
 /// In the order of [`dialect_index`].
-const DIALECTS: [&str; 4] = ["native", "xlink", "images", "operations"];
+const DIALECTS: [&str; 7] = ["native", "xlink", "images", "operations", "enos", "huawei", "autel"];
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "DELETE", "other"];
 
 impl RequestKind {
@@ -234,6 +241,12 @@ fn dialect_index(path: &str) -> usize {
         1
     } else if is_below("/api") {
         0
+    } else if is_below("/connect-service") || is_below("/apim-token-service") {
+        4
+    } else if is_below("/iodm") || is_below("/iocm") {
+        5
+    } else if is_below("/manage") {
+        6
     } else {
         3
     }
@@ -278,6 +291,7 @@ fn decision_name(index: usize) -> &'static str {
 
 fn describe() {
     describe_counter!("sluicegate_http_requests_total", "Requests answered");
+    describe_counter!("sluicegate_http_requests_shed_total", "Requests of devices refused because too much was waiting to be done");
     describe_counter!("sluicegate_http_requests_aborted_total", "Requests whose connection broke before they were answered");
     describe_histogram!("sluicegate_http_request_duration_seconds", Unit::Seconds, "From a request's head to the end of its reply");
     describe_counter!("sluicegate_checks_total", "Checks of devices, by what was decided");

@@ -49,12 +49,20 @@ pub(crate) fn run(command: &mut Command) -> Output {
 pub(crate) struct Setup {
     args: Vec<String>,
     config: Option<String>,
+    shell: Option<String>,
 }
 
 impl Setup {
     #[must_use]
     pub(crate) fn args(mut self, args: &[&str]) -> Self {
         self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    /// What a shell does before it becomes the server: its limits, its signals.
+    #[must_use]
+    pub(crate) fn after(mut self, shell: &str) -> Self {
+        self.shell = Some(format!("{shell}; exec \"$0\" \"$@\""));
         self
     }
 
@@ -175,6 +183,13 @@ impl TestServer {
         self.process = Some(Process::start(self.folder.path(), &self.setup));
     }
 
+    /// As on a better machine.
+    #[must_use]
+    pub(crate) fn without_shell(mut self) -> Self {
+        self.setup.shell = None;
+        self
+    }
+
     #[track_caller]
     pub(crate) fn kill_and_start_again(&mut self) {
         self.kill();
@@ -209,6 +224,18 @@ impl Process {
     #[track_caller]
     fn start(folder: &Path, setup: &Setup) -> Self {
         let mut command = sluicegate();
+        if let Some(shell) = &setup.shell {
+            let program = command.get_program().to_owned();
+            let mut wrapped = Command::new("sh");
+            wrapped.args(["-c", shell]).arg(program).stdin(Stdio::null());
+            for (name, value) in command.get_envs() {
+                match value {
+                    Some(value) => wrapped.env(name, value),
+                    None => wrapped.env_remove(name),
+                };
+            }
+            command = wrapped;
+        }
         command.arg("serve").arg("--data").arg(data_of(folder)).args(["--listen", "127.0.0.1:0"]);
         if setup.config.is_some() {
             command.arg("--config").arg(folder.join("sluicegate.toml"));

@@ -21,12 +21,14 @@ use sluicegate_server::auth::DEFAULT_ORGANIZATION;
 use sluicegate_server::http::Peer;
 use sluicegate_server::http::connection::serve;
 use sluicegate_server::http::listener::Front;
+use sluicegate_server::http::pressure::Pressure;
 use sluicegate_server::image::{LinkSigner, respond};
 use sluicegate_server::testing;
 use std::hint::black_box;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -446,7 +448,8 @@ impl Http {
             for stream in [&client, &stream] {
                 stream.set_nodelay(true).expect("a socket takes it");
             }
-            tokio::spawn(serve(front, stream, Peer { address, tls: false, certificate: None }));
+            let pressure = Arc::new(Pressure::new(Duration::from_secs(1), 1));
+            tokio::spawn(serve(front, stream, Peer { address, tls: false, certificate: None }, pressure));
             client
         })
     }

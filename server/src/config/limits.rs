@@ -21,6 +21,8 @@ pub struct Limits {
     pub headers_max: usize,
     /// Bytes of a body that is read whole, JSON above all.
     pub body_bytes_max: usize,
+    /// What a worker has to do may wait this long; beyond it, a share of what devices ask is refused until it waits less again.
+    pub wait_max: Duration,
     /// Event streams open at once.
     pub event_streams_max: usize,
     /// Calls a minute of each application or token that manages or looks; 0: any number. Huawei's have a bound of their own.
@@ -50,6 +52,8 @@ impl Default for Limits {
             header_bytes_max: 16 << 10,
             headers_max: HEADERS_MAX_OF_HYPER,
             body_bytes_max: 1 << 20,
+            // Long for a check, short beside the patience of any device's client.
+            wait_max: Duration::from_millis(500),
             event_streams_max: 1_000,
             calls_per_minute: 0,
             checks_per_minute: 0,
@@ -75,6 +79,7 @@ macro_rules! limits_table {
             $($seconds: Option<u64>,)*
             $($engine: Option<$engine_type>,)*
             permits_max: Option<u32>,
+            wait_max_ms: Option<u64>,
         }
 
         impl LimitsTable {
@@ -82,6 +87,7 @@ macro_rules! limits_table {
                 $(if let Some(value) = self.$plain { limits.$plain = value; })*
                 $(if let Some(value) = self.$seconds { limits.$duration = Duration::from_secs(value); })*
                 $(if let Some(value) = self.$engine { limits.engine.$engine = value; })*
+                if let Some(value) = self.wait_max_ms { limits.wait_max = Duration::from_millis(value); }
                 if self.permits_max.is_some() { limits.engine.permits_max = self.permits_max; }
             }
         }
@@ -112,9 +118,10 @@ impl Limits {
         let timeouts = [limits.header_timeout, limits.body_timeout, limits.idle_timeout, limits.write_timeout, limits.stop_timeout];
         let longest_s = timeouts.iter().map(Duration::as_secs).max().unwrap_or_default();
         let shortest_s = timeouts.iter().map(Duration::as_secs).min().unwrap_or_default();
-        let checks: [(&'static str, u64, u64, u64, &'static str); 10] = [
+        let checks: [(&'static str, u64, u64, u64, &'static str); 11] = [
             ("limits.connections_max", limits.connections_max as u64, 1, 10_000_000, "1 to 10,000,000"),
             ("limits.h2_streams_max", limits.h2_streams_max.into(), 1, 10_000, "1 to 10,000"),
+            ("limits.wait_max_ms", limits.wait_max.as_millis() as u64, 10, 600_000, "10 to 600,000 milliseconds"),
             // hyper takes no buffer smaller than 8 KiB.
             ("limits.header_bytes_max", limits.header_bytes_max as u64, 8 << 10, 1 << 20, "8,192 to 1,048,576"),
             ("limits.headers_max", limits.headers_max as u64, 16, 1_000, "16 to 1,000"),

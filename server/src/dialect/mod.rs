@@ -8,13 +8,14 @@ pub mod native;
 pub mod xlink;
 
 use crate::app::App;
-use crate::http::{Reply, Request};
+use crate::http::{Reply, Request, retry_after};
 use crate::mqtt::courier::{Manner, Patience};
 use crate::mqtt::links::Link;
 use crate::mqtt::outbox::Outgoing;
 use crate::mqtt::wire::Qos;
 use crate::mqtt::{Receipt, Speaker, names};
 use crate::webhooks::Format;
+use ::http::Method;
 use sluicegate::model::UpgradeId;
 use sluicegate::{Error, HeldOffer};
 use std::sync::Arc;
@@ -43,6 +44,17 @@ pub async fn handle(app: &Arc<App>, request: Request) -> Reply {
         "v2" => xlink::handle(app, request).await,
         _ => native::handle(app, request).await,
     }
+}
+
+/// What a device is told where there is more to do than can be done; `None` for everybody else, who is served all the same.
+pub(crate) fn shed(method: &Method, path: &str, retry_after_s: u32) -> Option<Reply> {
+    let reply = match (method, path) {
+        (&Method::POST, "/api/v1/check" | "/api/v1/report") => native::refusal(Error::Overloaded),
+        (&Method::POST, path) if xlink::is_of_device(path) => xlink::refusal(Error::Overloaded),
+        (_, path) if first_segment(path) == "images" => native::refusal(Error::Overloaded),
+        _ => return None,
+    };
+    Some(retry_after(reply, retry_after_s))
 }
 
 /// Which platform's tongue a device speaks over MQTT.

@@ -107,7 +107,7 @@ fn device_of(certificate: &CertificateDer<'_>, id_bytes_max: usize) -> Option<De
 }
 
 /// `{organization}:{product}:{device}`, each percent-encoded.
-fn parse(name: &str, id_bytes_max: usize) -> Option<DeviceName> {
+pub(crate) fn parse(name: &str, id_bytes_max: usize) -> Option<DeviceName> {
     let mut parts = name.split(':').map(|part| {
         let part = decode(part, false).ok()?;
         ((1..=id_bytes_max).contains(&part.len()) && !part.chars().any(char::is_control)).then(|| Arc::from(&*part))

@@ -15,6 +15,7 @@
 use super::body::{Body, RequestBody};
 use super::listener::Front;
 use super::outlet::{Outgoing, Outlet};
+use super::pressure::Pressure;
 use super::{Peer, Reply, reply};
 use crate::config::Limits;
 use crate::metrics::RequestKind;
@@ -37,11 +38,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 /// Serves the connection until its end, a time limit, or the stop of the server.
-pub async fn serve<S>(front: Arc<Front>, stream: S, peer: Peer)
+pub async fn serve<S>(front: Arc<Front>, stream: S, peer: Peer, pressure: Arc<Pressure>)
 where
     S: AsyncRead + Outlet + Send + 'static,
 {
-    let watch = Arc::new(Watch::new());
+    let watch = Arc::new(Watch::new(pressure, S::REPLY_BYTES_MIN));
     let service = Requests { front: Arc::clone(&front), watch: Arc::clone(&watch), peer };
     let io = TokioIo::new(Watched { stream, watch: Arc::clone(&watch) });
     let limits = &front.app.config.limits;
@@ -125,10 +126,12 @@ pub(super) struct Watch {
     /// Written since the task's turn began.
     turn_bytes: AtomicUsize,
     outgoing: Outgoing,
+    /// Of the worker that serves it.
+    pressure: Arc<Pressure>,
 }
 
 impl Watch {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(pressure: Arc<Pressure>, reply_bytes_min: u64) -> Self {
         Self {
             epoch: Instant::now(),
             running: AtomicUsize::new(0),
@@ -136,7 +139,8 @@ impl Watch {
             head_since: AtomicU64::new(0),
             blocked_since: AtomicU64::new(0),
             turn_bytes: AtomicUsize::new(0),
-            outgoing: Outgoing::default(),
+            outgoing: Outgoing::new(reply_bytes_min),
+            pressure,
         }
     }
 
@@ -317,6 +321,12 @@ impl Answer {
             kind: RequestKind::of(request.method(), request.uri().path()),
             status: None,
         };
+        if let Some(retry_after_s) = watch.pressure.refusal()
+            && let Some(reply) = crate::dialect::shed(request.method(), request.uri().path(), retry_after_s)
+        {
+            front.app.metrics.request_shed();
+            return Self { reply: Box::pin(std::future::ready(reply)), running: Some(running) };
+        }
         let app = Arc::clone(&front.app);
         let body_timeout = app.config.limits.body_timeout;
         let request = request.map(|incoming| RequestBody::new(incoming, body_timeout, peer));

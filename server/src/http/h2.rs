@@ -21,6 +21,7 @@ use super::body::Body;
 use super::connection::{Answer, Measured, Running, StopProgress, Watch, Watched, is_stopping};
 use super::listener::Front;
 use super::outlet::Outlet;
+use super::pressure::Pressure;
 use ::http::{HeaderValue, Method, StatusCode, header};
 use bytes::{Buf, Bytes};
 use hyper::body::{Body as _, Frame, Incoming, SizeHint};
@@ -59,12 +60,12 @@ const SHORT_REPLY_BYTES_MAX: u64 = 16 << 10;
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Serves the connection until its end, a time limit, or the stop of the server.
-pub async fn serve<S>(front: Arc<Front>, stream: S, peer: Peer)
+pub async fn serve<S>(front: Arc<Front>, stream: S, peer: Peer, pressure: Arc<Pressure>)
 where
     S: AsyncRead + Outlet + Send + 'static,
 {
     let limits = &front.app.config.limits;
-    let watch = Arc::new(Watch::new());
+    let watch = Arc::new(Watch::new(pressure, S::REPLY_BYTES_MIN));
     let exchanges = Arc::new(Exchanges::new(Arc::clone(&watch)));
     let service = Requests { front: Arc::clone(&front), exchanges: Arc::clone(&exchanges), peer: peer.clone() };
     let watched = Watched { stream, watch: Arc::clone(&watch) };

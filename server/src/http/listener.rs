@@ -5,13 +5,16 @@
 //! the option set on it, and the other workers' sockets join. The port is never let go in between, so nobody can slip in.
 //!
 //! The sum of connections is bounded. One too many is told 503 with `Retry-After`, and closed; of these there is a bound too. Over TLS
-//! and MQTT, where telling would cost a handshake, it is closed.
+//! and MQTT, where telling would cost a handshake, it is closed. What those that are open ask is shed by [`Pressure`], where it is more
+//! than can be done in time.
 
+use super::pressure::Pressure;
 use super::tls::{self, Accepted, Tls};
 use super::{ClientCertificate, Peer, connection, h2};
 use crate::app::App;
 use crate::mqtt;
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
+use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -203,23 +206,24 @@ const BLOCKING_THREADS_PER_WORKER_MAX: usize = 64;
 
 /// Accepts until the server stops, then gives the worker's connections their time to finish.
 async fn work(front: Arc<Front>, listeners: [(Option<TcpListener>, Protocol); 3]) {
-    let open = Arc::new(OpenHere::default());
+    let worker = Arc::new(Worker::new(front.app.config.limits.wait_max));
+    tokio::spawn(Arc::clone(&worker.pressure).watch());
     let accept_each = async |(listener, protocol): (Option<TcpListener>, Protocol)| match listener {
-        Some(listener) => accept(&front, listener, protocol, &open).await,
+        Some(listener) => accept(&front, listener, protocol, &worker).await,
         None => front.stop.wait().await,
     };
     let [http, https, mqtt] = listeners.map(accept_each);
     tokio::join!(http, https, mqtt);
     let stop_timeout = front.app.config.limits.stop_timeout;
-    if tokio::time::timeout(stop_timeout, open.none_left()).await.is_err() {
+    if tokio::time::timeout(stop_timeout, worker.none_left()).await.is_err() {
         tracing::warn!(
-            connections = open.count.load(Ordering::Relaxed),
+            connections = worker.connections.load(Ordering::Relaxed),
             "connections were still busy at the end of the time to stop"
         );
     }
 }
 
-async fn accept(front: &Arc<Front>, listener: TcpListener, protocol: Protocol, open: &Arc<OpenHere>) {
+async fn accept(front: &Arc<Front>, listener: TcpListener, protocol: Protocol, worker: &Arc<Worker>) {
     let mut stopped = std::pin::pin!(front.stop.wait());
     loop {
         // Cancel-safe: `accept` either hands a connection over or leaves it in the queue.
@@ -229,7 +233,7 @@ async fn accept(front: &Arc<Front>, listener: TcpListener, protocol: Protocol, o
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, address)) => admit(front, stream, address, protocol, open),
+            Ok((stream, address)) => admit(front, stream, address, protocol, worker),
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
                 // Out of files or memory: those that close give some back. Trying at once would only burn the processor.
@@ -246,8 +250,8 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
 }
 
-fn admit(front: &Arc<Front>, stream: TcpStream, address: SocketAddr, protocol: Protocol, open: &Arc<OpenHere>) {
-    let Some(place) = Place::take(front, open) else {
+fn admit(front: &Arc<Front>, stream: TcpStream, address: SocketAddr, protocol: Protocol, worker: &Arc<Worker>) {
+    let Some(place) = Place::take(front, worker) else {
         front.app.metrics.connection_refused();
         // Others would have to be let in to be told.
         if protocol == Protocol::Http {
@@ -256,19 +260,19 @@ fn admit(front: &Arc<Front>, stream: TcpStream, address: SocketAddr, protocol: P
         return;
     };
     tune(&stream);
-    let front = Arc::clone(front);
+    let (front, pressure) = (Arc::clone(front), Arc::clone(&worker.pressure));
     tokio::spawn(async move {
         let _place = place;
         match protocol {
-            Protocol::Http => connection::serve(front, stream, Peer { address, tls: false, certificate: None }).await,
+            Protocol::Http => connection::serve(front, stream, Peer { address, tls: false, certificate: None }, pressure).await,
             Protocol::Https => {
                 let Some(acceptor) = front.tls.as_ref().map(Tls::acceptor_for_http) else { return };
                 let Some((stream, certificate)) = shake_hands(&front, acceptor, stream, address).await else { return };
                 let peer = Peer { address, tls: true, certificate };
                 // What the handshake settled on. Nothing is guessed from what comes first.
                 match stream.get_ref().1.alpn_protocol() {
-                    Some(tls::HTTP_2) => h2::serve(front, stream, peer).await,
-                    _ => connection::serve(front, stream, peer).await,
+                    Some(tls::HTTP_2) => h2::serve(front, stream, peer, pressure).await,
+                    _ => connection::serve(front, stream, peer, pressure).await,
                 }
             }
             Protocol::Mqtt => serve_mqtt(front, stream, address).await,
@@ -342,17 +346,17 @@ const MQTT_TCP_KEEPALIVE: Duration = Duration::from_secs(60);
 /// A connection's place among `connections_max`; given back when it is dropped.
 struct Place {
     front: Arc<Front>,
-    open: Arc<OpenHere>,
+    worker: Arc<Worker>,
 }
 
 impl Place {
-    fn take(front: &Arc<Front>, open: &Arc<OpenHere>) -> Option<Self> {
+    fn take(front: &Arc<Front>, worker: &Arc<Worker>) -> Option<Self> {
         let maximum = front.app.config.limits.connections_max;
         let take = |count: usize| (count < maximum).then_some(count + 1);
         front.connections.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).ok()?;
-        open.count.fetch_add(1, Ordering::Relaxed);
+        worker.connections.fetch_add(1, Ordering::Relaxed);
         front.app.metrics.connections(1);
-        Some(Self { front: Arc::clone(front), open: Arc::clone(open) })
+        Some(Self { front: Arc::clone(front), worker: Arc::clone(worker) })
     }
 }
 
@@ -360,25 +364,32 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.front.connections.fetch_sub(1, Ordering::Relaxed);
         self.front.app.metrics.connections(-1);
-        if self.open.count.fetch_sub(1, Ordering::Relaxed) == 1 {
-            self.open.emptied.notify_waiters();
+        if self.worker.connections.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.worker.emptied.notify_waiters();
         }
     }
 }
 
-/// Connections of one worker.
-#[derive(Debug, Default)]
-struct OpenHere {
-    count: AtomicUsize,
+/// What the listeners and connections of one worker share.
+#[derive(Debug)]
+struct Worker {
+    connections: AtomicUsize,
     emptied: Notify,
+    pressure: Arc<Pressure>,
 }
 
-impl OpenHere {
+impl Worker {
+    fn new(wait_max: Duration) -> Self {
+        // Workers draw different lots. Nothing depends on them, so anything does as a seed.
+        let seed = RandomState::new().hash_one(std::thread::current().id()) as u32;
+        Self { connections: AtomicUsize::new(0), emptied: Notify::new(), pressure: Arc::new(Pressure::new(wait_max, seed)) }
+    }
+
     async fn none_left(&self) {
         loop {
             let mut emptied = std::pin::pin!(self.emptied.notified());
             emptied.as_mut().enable();
-            if self.count.load(Ordering::Relaxed) == 0 {
+            if self.connections.load(Ordering::Relaxed) == 0 {
                 return;
             }
             emptied.await;

@@ -14,6 +14,7 @@ pub mod h2;
 pub mod listener;
 pub mod outlet;
 pub mod path;
+pub mod pressure;
 pub mod query;
 pub mod reply;
 pub mod tls;

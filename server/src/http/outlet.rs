@@ -8,6 +8,7 @@
 //! Invariants:
 //!   - What is sent is what hyper handed on, in its order: a slice that lies in no registered image, or whose image has no file any more,
 //!     is written from memory.
+//!   - Encrypted, a slice is read by this process, and only after its file was seen to be whole.
 //!   - An image is registered from the head of its reply until everything queued was written, so that it isn't kept from being let go
 //!     by a connection that idles.
 
@@ -24,13 +25,15 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 /// The shortest reply that is sent from its file.
-const REPLY_BYTES_MIN: u64 = 256 * 1024;
+const SENT_FROM_FILE_BYTES_MIN: u64 = 256 * 1024;
 /// What is left of such a reply in one place may be shorter, after a part was taken; so short it is written with what follows it.
 const RUN_BYTES_MIN: usize = 16 * 1024;
 
 /// The images of which slices may be queued on one connection. Touched by the connection's own task alone.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outgoing {
+    /// Shorter replies are none of its business.
+    reply_bytes_min: u64,
     /// So that a connection that is sent no images never looks further.
     is_any: AtomicBool,
     images: Mutex<Images>,
@@ -45,15 +48,21 @@ struct Images {
 }
 
 impl Outgoing {
+    pub(super) fn new(reply_bytes_min: u64) -> Self {
+        Self { reply_bytes_min, is_any: AtomicBool::new(false), images: Mutex::default() }
+    }
+
     /// As many bytes of this image come from now on; few are left to be written from memory.
     pub(super) fn begin(&self, image: &SealedImage, bytes: u64) {
-        if bytes < REPLY_BYTES_MIN {
+        if bytes < self.reply_bytes_min {
             return;
         }
         let mut images = self.lock();
         if images.images[0].as_ref().is_some_and(|known| known.is_same(image)) {
             return;
         }
+        // Opened now, while it is what was mapped; where it can't be, the map does.
+        let _ = image.file();
         images.images.swap(0, 1);
         images.images[0] = Some(image.clone());
         self.is_any.store(true, Ordering::Relaxed);
@@ -93,10 +102,27 @@ impl Images {
         }
         Some((image.file().ok()?, (begin - map.start) as u64, length))
     }
+
+    /// Fails where a file was shortened, which nobody may do: what is gone must not be read through the map, or the kernel ends the
+    /// process. An image whose file was taken away has no such end; its map stays whole.
+    fn expect_whole(&self) -> io::Result<()> {
+        for image in self.images.iter().flatten() {
+            if let Ok(file) = image.file()
+                && file.metadata()?.len() < image.size()
+            {
+                tracing::error!(image = %image.id(), "the file of an image was shortened while it was being served; upload it again");
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A stream that can be given slices of registered images.
 pub trait Outlet: AsyncWrite + Unpin {
+    /// Images of shorter replies needn't be registered.
+    const REPLY_BYTES_MIN: u64;
+
     /// Sends some of the slices, as [`AsyncWrite::poll_write_vectored`] does.
     fn poll_send(
         self: Pin<&mut Self>,
@@ -107,13 +133,25 @@ pub trait Outlet: AsyncWrite + Unpin {
 }
 
 impl Outlet for TlsStream<TcpStream> {
-    /// What is encrypted passes through memory.
-    fn poll_send(self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[IoSlice<'_>], _: &Outgoing) -> Poll<io::Result<usize>> {
+    /// What is encrypted is read by this process.
+    const REPLY_BYTES_MIN: u64 = 1;
+
+    fn poll_send(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+        outgoing: &Outgoing,
+    ) -> Poll<io::Result<usize>> {
+        if outgoing.is_any.load(Ordering::Relaxed) {
+            outgoing.lock().expect_whole()?;
+        }
         self.poll_write_vectored(context, slices)
     }
 }
 
 impl Outlet for TcpStream {
+    const REPLY_BYTES_MIN: u64 = SENT_FROM_FILE_BYTES_MIN;
+
     fn poll_send(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -171,8 +209,10 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use sluicegate::image::{Declared, ImageStore};
+    use std::fs::Permissions;
     use std::io::Read;
-    use std::path::Path;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::{Path, PathBuf};
     use tempfile::TempDir;
 
     /// More than two sockets hold.
@@ -185,9 +225,20 @@ mod tests {
         ingest.finish().unwrap().0
     }
 
-    fn remove_file(folder: &TempDir, image: &SealedImage) {
+    fn path(folder: &TempDir, image: &SealedImage) -> PathBuf {
         let name = image.id().to_string();
-        std::fs::remove_file(folder.path().join("images").join(&name[..2]).join(&name)).unwrap();
+        folder.path().join("images").join(&name[..2]).join(&name)
+    }
+
+    fn remove_file(folder: &TempDir, image: &SealedImage) {
+        std::fs::remove_file(path(folder, image)).unwrap();
+    }
+
+    /// What nobody may do to a sealed file.
+    fn shorten_file(folder: &TempDir, image: &SealedImage, left_bytes: u64) {
+        let path = path(folder, image);
+        std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(left_bytes).unwrap();
     }
 
     /// Queues as hyper does, some pieces at a time, to a reader that takes all there is. What it read, and how it ended.
@@ -233,8 +284,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (long, short) = (image(folder.path(), LONG_BYTES, 0), image(folder.path(), 1_000, 1));
         let strange = image(folder.path(), 300_000, 2);
-        let outgoing = Outgoing::default();
-        outgoing.begin(&short, REPLY_BYTES_MIN);
+        let outgoing = Outgoing::new(SENT_FROM_FILE_BYTES_MIN);
+        outgoing.begin(&short, SENT_FROM_FILE_BYTES_MIN);
         outgoing.begin(&long, long.size());
         let mut pieces = vec![Bytes::from_static(b"head"), short.bytes(), Bytes::from_static(b"second head")];
         pieces.extend(pieces_of(&long));
@@ -252,7 +303,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let long = image(folder.path(), LONG_BYTES, 0);
         remove_file(&folder, &long);
-        let outgoing = Outgoing::default();
+        let outgoing = Outgoing::new(SENT_FROM_FILE_BYTES_MIN);
         outgoing.begin(&long, long.size());
         let (arrived, sent) = send(&pieces_of(&long), &outgoing);
         sent.unwrap();
@@ -261,14 +312,30 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_was_shortened_ends_the_connection_and_nothing_wrong_is_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let long = image(folder.path(), LONG_BYTES, 0);
+        let (content, pieces) = (long.bytes().to_vec(), pieces_of(&long));
+        let left_bytes = LONG_BYTES as u64 / 4;
+        // The file is open already, as while it is being served.
+        long.file().unwrap();
+        shorten_file(&folder, &long, left_bytes);
+        let outgoing = Outgoing::new(SENT_FROM_FILE_BYTES_MIN);
+        outgoing.begin(&long, long.size());
+        let (arrived, sent) = send(&pieces, &outgoing);
+        assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert!(arrived == content[..left_bytes as usize], "{} bytes arrived", arrived.len());
+    }
+
+    #[test]
     fn nothing_is_held_once_everything_was_written() {
         let folder = tempfile::tempdir().unwrap();
         let image = image(folder.path(), 1_000, 0);
-        let outgoing = Outgoing::default();
-        outgoing.begin(&image, REPLY_BYTES_MIN - 1);
+        let outgoing = Outgoing::new(SENT_FROM_FILE_BYTES_MIN);
+        outgoing.begin(&image, SENT_FROM_FILE_BYTES_MIN - 1);
         assert!(!outgoing.is_any.load(Ordering::Relaxed), "a short reply is none of its business");
-        outgoing.begin(&image, REPLY_BYTES_MIN);
-        outgoing.begin(&image, REPLY_BYTES_MIN);
+        outgoing.begin(&image, SENT_FROM_FILE_BYTES_MIN);
+        outgoing.begin(&image, SENT_FROM_FILE_BYTES_MIN);
         assert!(outgoing.lock().images[1].is_none(), "once registered is enough");
         assert!(outgoing.is_any.load(Ordering::Relaxed));
         outgoing.end();

@@ -212,6 +212,39 @@ fn one_connection_too_many_is_told_to_come_back_and_the_others_stay() {
 }
 
 #[test]
+fn devices_are_told_to_come_back_where_things_wait_too_long_and_operators_are_served() {
+    // No timer is this punctual.
+    let server = Server::start(|config| config.limits.wait_max = Duration::from_nanos(1));
+    let mut stream = server.connect();
+    let mut ask = |method: &str, path: &str| {
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}").unwrap();
+        read_reply(&mut stream)
+    };
+    for (method, path, code) in [
+        ("POST", "/api/v1/check", r#""overloaded""#),
+        ("POST", "/api/v1/report", r#""overloaded""#),
+        ("POST", "/v2/upgrade/firmware/check/1", "5031001"),
+        ("POST", "/v2/upgrade/firmware/report/1", "5031001"),
+        ("GET", "/images/00", r#""overloaded""#),
+    ] {
+        let mut refusal = ask(method, path);
+        // None of them is in order, so whoever is served isn't answered with 503. Ends, since the share of those refused grows.
+        while !refusal.starts_with("HTTP/1.1 503 ") {
+            refusal = ask(method, path);
+        }
+        let head = refusal.to_ascii_lowercase();
+        let retry_after_s: u32 =
+            head.lines().find_map(|line| line.strip_prefix("retry-after: ")).expect("it says when to come back").parse().unwrap();
+        assert!((5..16).contains(&retry_after_s) && refusal.contains(code), "{refusal}");
+    }
+    for path in ["/api/v1/tasks", "/healthz", "/v2/upgrade/firmware/tasks"].repeat(30) {
+        let reply = ask("GET", path);
+        assert!(!reply.starts_with("HTTP/1.1 503 "), "{path}: {reply}");
+    }
+    server.stop();
+}
+
+#[test]
 fn what_is_no_http_is_refused_and_the_server_goes_on() {
     let server = Server::start(|_| {});
     for nonsense in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc"[..], b"\0\0\0\0\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"] {

@@ -34,7 +34,7 @@ pub(crate) mod noise;
 pub(crate) mod outbox;
 mod pump;
 mod sessions;
-mod topics;
+pub(crate) mod topics;
 pub mod wire;
 
 use crate::app::App;

@@ -63,7 +63,7 @@ fn level(name: &str) -> String {
 }
 
 /// Whether a filter is one at all, as the standard has it.
-pub(super) fn is_filter(filter: &str) -> bool {
+pub(crate) fn is_filter(filter: &str) -> bool {
     if filter.is_empty() || filter.len() > TOPIC_BYTES_MAX || filter.contains('\0') {
         return false;
     }
@@ -78,7 +78,7 @@ pub(super) fn is_filter(filter: &str) -> bool {
 }
 
 /// Whether a topic is meant by a filter.
-pub(super) fn matches(filter: &str, topic: &str) -> bool {
+pub(crate) fn matches(filter: &str, topic: &str) -> bool {
     let mut topic = topic.split('/');
     for part in filter.split('/') {
         if part == "#" {

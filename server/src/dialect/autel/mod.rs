@@ -44,6 +44,7 @@ mod error_code;
 pub(crate) mod order;
 pub(crate) mod progress;
 pub(crate) mod properties;
+pub(crate) mod readers;
 pub(crate) mod reading;
 pub(crate) mod requests;
 pub(crate) mod rest;

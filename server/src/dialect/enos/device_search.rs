@@ -14,7 +14,7 @@ use sluicegate::{DeviceInfo, DeviceSets, State};
 use std::ops::{BitAnd, BitOr};
 
 #[derive(Clone, Copy, Debug)]
-enum DeviceField {
+pub(super) enum DeviceField {
     ProductKey,
     FirmwareVersion,
     IsUpgrading,
@@ -22,7 +22,7 @@ enum DeviceField {
 
 const ONE_OR_MANY: &[Operator] = &[Operator::Equal, Operator::In];
 
-const FIELDS: &[FieldRule<DeviceField>] = &[
+pub(super) const FIELDS: &[FieldRule<DeviceField>] = &[
     FieldRule { name: "productKey", field: DeviceField::ProductKey, operators: ONE_OR_MANY, kind: ValueKind::Text },
     FieldRule { name: "firmwareVersion", field: DeviceField::FirmwareVersion, operators: ONE_OR_MANY, kind: ValueKind::Text },
     FieldRule { name: "isUpgrading", field: DeviceField::IsUpgrading, operators: &[Operator::Equal], kind: ValueKind::Boolean },

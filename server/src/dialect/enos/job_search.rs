@@ -19,7 +19,7 @@ const JOBS_PER_READ: usize = 500;
 const PAGE_BYTES_MAX: usize = 16 << 20;
 
 #[derive(Clone, Copy, Debug)]
-enum JobField {
+pub(super) enum JobField {
     ProductKey,
     FirmwareId,
     FirmwareVersion,
@@ -62,7 +62,7 @@ const fn name(name: &'static str, field: JobField) -> FieldRule<JobField> {
     FieldRule { name, field, operators: &[Operator::Like, Operator::Equal], kind: ValueKind::Text }
 }
 
-const FIELDS: &[FieldRule<JobField>] = &[
+pub(super) const FIELDS: &[FieldRule<JobField>] = &[
     text("productKey", JobField::ProductKey),
     text("firmwareId", JobField::FirmwareId),
     text("firmwareVersion", JobField::FirmwareVersion),

@@ -32,6 +32,7 @@ mod memory;
 mod multipart;
 mod page;
 mod pattern;
+pub(crate) mod readers;
 mod search;
 mod signature;
 mod status;

@@ -30,7 +30,7 @@ const ROWS_ONE_BY_ONE_MAX: u64 = 200;
 const ROWS_PER_READ: usize = 10_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TaskField {
+pub(super) enum TaskField {
     JobId,
     DeviceKey,
     FromVersion,
@@ -43,7 +43,7 @@ const fn rule(name: &'static str, field: TaskField, kind: ValueKind) -> FieldRul
     FieldRule { name, field, operators: &[Operator::Equal, Operator::In], kind }
 }
 
-const FIELDS: &[FieldRule<TaskField>] = &[
+pub(super) const FIELDS: &[FieldRule<TaskField>] = &[
     rule("jobId", TaskField::JobId, ValueKind::Text),
     rule("deviceKey", TaskField::DeviceKey, ValueKind::Text),
     rule("fromVersion", TaskField::FromVersion, ValueKind::Text),

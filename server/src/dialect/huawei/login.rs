@@ -32,7 +32,7 @@ const REFRESH_TTL_S: u64 = 30 * 24 * 3_600;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
-struct Written {
+pub(super) struct Written {
     #[serde(deserialize_with = "lenient::optional_text")]
     app_id: Option<String>,
     #[serde(deserialize_with = "lenient::optional_text")]
@@ -45,7 +45,7 @@ struct Written {
 
 impl Written {
     /// JSON or a form: the platform's pages use both, and clients don't always say which.
-    fn read(body: &[u8]) -> Result<Self, Failure> {
+    pub(super) fn read(body: &[u8]) -> Result<Self, Failure> {
         let text = body.trim_ascii();
         if text.first() == Some(&b'{') {
             return from_json(text).map_err(Failure::bad_request);

@@ -17,6 +17,7 @@ mod operations;
 mod packages;
 mod page;
 mod plan;
+pub(crate) mod readers;
 mod standing;
 mod status;
 mod sub_operations;

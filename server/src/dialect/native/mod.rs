@@ -26,6 +26,7 @@ mod outlook;
 mod page;
 mod policy_json;
 mod products;
+pub(crate) mod readers;
 mod root;
 mod subscriptions;
 mod task_json;
@@ -70,6 +71,11 @@ pub async fn handle(app: &Arc<App>, request: Request) -> Reply {
         Ok(reply) => reply,
         Err(failure) => failure.into_reply(),
     }
+}
+
+/// What is answered where a request came to nothing.
+pub(crate) fn refusal(error: sluicegate::Error) -> Reply {
+    Failure::from(error).into_reply()
 }
 
 async fn route(app: &Arc<App>, request: Request) -> Answer {

@@ -17,6 +17,7 @@ mod file;
 mod firmware;
 mod login;
 mod notify;
+pub(crate) mod readers;
 mod report;
 mod scalar;
 mod status;
@@ -47,15 +48,28 @@ pub async fn handle(app: &Arc<App>, request: Request) -> Reply {
     }
 }
 
+/// What is answered where a request came to nothing.
+pub(crate) fn refusal(error: sluicegate::Error) -> Reply {
+    Failure::from(error).into_reply()
+}
+
+const CHECK: &str = "/v2/upgrade/firmware/check/";
+const REPORT: &str = "/v2/upgrade/firmware/report/";
+
+/// Whether this is a call that devices make again and again.
+pub(crate) fn is_of_device(path: &str) -> bool {
+    path.starts_with(CHECK) || path.starts_with(REPORT)
+}
+
 async fn route(app: &Arc<App>, request: Request) -> Answer {
     let path = request.uri().path();
     let is_post = request.method() == Method::POST;
     // The busiest call first, and without taking the path apart. Applications hang a suffix on it (`/geapp`): it is tolerated.
-    if is_post && let Some(rest) = path.strip_prefix("/v2/upgrade/firmware/check/") {
+    if is_post && let Some(rest) = path.strip_prefix(CHECK) {
         let device_id = rest.split('/').next().unwrap_or_default().to_owned();
         return check::check(app, request, &device_id).await;
     }
-    if is_post && let Some(rest) = path.strip_prefix("/v2/upgrade/firmware/report/") {
+    if is_post && let Some(rest) = path.strip_prefix(REPORT) {
         let device_id = rest.trim_end_matches('/').to_owned();
         return report::report(app, request, &device_id).await;
     }
