@@ -10,11 +10,13 @@ mod download;
 mod fleet;
 mod gateway;
 mod gateways;
+mod killer;
 mod ledger;
 mod measurements;
 mod monitor;
 mod mqtt_line;
 mod options;
+mod overload;
 mod progress;
 mod random;
 mod rig;
@@ -29,6 +31,7 @@ use clap::Parser;
 use client::{ClientError, Endpoint, bearer_value};
 use device::{Device, World};
 use gateways::{MeetingPoint, Traffic};
+use killer::Killer;
 use ledger::Ledger;
 use monitor::{Sights, Watched};
 use options::Options;
@@ -105,7 +108,7 @@ async fn run_with_own_server(options: Options) -> Result<Vec<String>, String> {
     let (admin_token, pid) = (format!("loadtest-{:016x}", unique_number()), Arc::default());
     let home = ServerHome { binary, folder: folder.path().to_owned(), admin_token, pid, arguments: Vec::new() };
     let mut addresses = Addresses::free(options.gateways.is_some(), options.broker.clone());
-    if options.kill_after.is_some() {
+    if options.kill_after.is_some() || options.kills.is_some() {
         addresses = addresses.lasting()?;
     }
     let server = ServerProcess::start(&home, &addresses).await?;
@@ -157,11 +160,14 @@ async fn run(
     let sights = Sights { pid: own_server.as_ref().map(|(home, _)| Arc::clone(&home.pid)), traffic: Arc::clone(&traffic) };
     let watcher = tokio::spawn(Watched::watch(watched.clone(), watcher, world.clone(), upgrading.clone(), sights));
     let killer_operator = Operator::new(endpoint.clone(), admin_token);
-    let (killer, own_server) = match (own_server, world.options.kill_after) {
-        (Some((home, server)), Some(after)) => {
-            let killing =
-                monitor::kill_and_restart(home, server, u64::from(after), killer_operator, world.clone(), upgrading.clone());
-            (Some(tokio::spawn(killing)), None)
+    let killer = match (world.options.kill_after, world.options.kills) {
+        (Some(after), _) => Some(Killer::once(after.into())),
+        (None, Some(kills)) => Some(Killer::often(kills, world.options.seed)),
+        (None, None) => None,
+    };
+    let (killer, own_server) = match (own_server, killer) {
+        (Some((home, server)), Some(killer)) => {
+            (Some(tokio::spawn(killer.run(home, server, killer_operator, world.clone(), upgrading.clone()))), None)
         }
         (own_server, _) => (None, own_server.map(|(_, server)| server)),
     };
@@ -177,7 +183,10 @@ async fn run(
     let elapsed = ended_at - started_at;
     upgrading.finish();
     let (own_server, restarts) = match killer {
-        Some(killer) => (Some(killer.await.map_err(|error| error.to_string())??), 1),
+        Some(killer) => {
+            let (server, restarts) = killer.await.map_err(|error| error.to_string())??;
+            (Some(server), restarts)
+        }
         None => (own_server, 0),
     };
     eprintln!("waiting for the deadlines of the devices that vanished");

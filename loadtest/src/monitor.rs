@@ -5,7 +5,6 @@ use crate::device::World;
 use crate::gateways::Traffic;
 use crate::ledger::{Row, Rows};
 use crate::progress::Progress;
-use crate::server_process::{ServerHome, ServerProcess};
 use crate::setup::Operator;
 use crate::usage::{Usage, UsageOverRun};
 use serde_json::Value;
@@ -87,29 +86,6 @@ impl Watched {
     }
 }
 
-/// Kills the server once `after` devices have finished, starts it again, and checks that it kept what it had confirmed.
-pub(crate) async fn kill_and_restart(
-    home: ServerHome,
-    server: ServerProcess,
-    after: u64,
-    mut operator: Operator,
-    world: Arc<World>,
-    progress: Arc<Progress>,
-) -> Result<ServerProcess, String> {
-    while progress.done() < after {
-        tokio::time::sleep(LOOK_EVERY / 4).await;
-    }
-    let addresses = server.addresses.clone();
-    let confirmed = world.ledger.snapshot();
-    let killed_at = Instant::now();
-    server.kill().await?;
-    let server = ServerProcess::start(&home, &addresses).await?;
-    progress.note(&format!("killed after {} devices; ready again {} ms later", progress.done(), killed_at.elapsed().as_millis()));
-    let rows = rows(&mut operator, &world.rollout.task_path()).await.map_err(|error| error.to_string())?;
-    world.ledger.compare_after_restart(&confirmed, &rows);
-    Ok(server)
-}
-
 /// Waits until no permit is held any more, and returns the task.
 ///
 /// Vanished devices hold theirs until their deadlines, so this takes up to the task's timeout.
@@ -151,7 +127,7 @@ pub(crate) async fn rows(operator: &mut Operator, task_path: &str) -> Result<Row
     }
 }
 
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How much after its deadline a permit may end on a loaded machine before we call it held for ever.
 const AFTER_DEADLINE_MAX: Duration = Duration::from_secs(30);
 /// The most that the contract lets one page hold.

@@ -1,6 +1,6 @@
 //! The command line.
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use std::time::Duration;
 
 /// Drives a simulated fleet against a sluicegate server and proves its promises: the cap, the counts, the bytes.
@@ -65,6 +65,10 @@ pub(crate) struct Options {
     /// Kill the own server (SIGKILL) once this many devices have finished, and start it again on the same folder and port.
     #[arg(long, value_name = "N")]
     pub(crate) kill_after: Option<u32>,
+    /// Kill the own server (SIGKILL) this many times at random moments, some of them while it starts; after each, what it had confirmed is
+    /// looked for. Give it enough devices: the kills end with them.
+    #[arg(long, value_name = "N", conflicts_with_all = ["kill_after", "url", "gateways"])]
+    pub(crate) kills: Option<u32>,
     /// What the image and the fleet's behaviour follow from.
     #[arg(long, default_value_t = 1, value_name = "N")]
     pub(crate) seed: u64,
@@ -74,7 +78,7 @@ pub(crate) struct Options {
 }
 
 /// What is measured on its own, each on a server started for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Debug, PartialEq, Subcommand)]
 pub(crate) enum Single {
     /// What connections cost in memory that have made one check and then say nothing.
     Idle {
@@ -101,6 +105,23 @@ pub(crate) enum Single {
         #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
         seconds: u32,
     },
+    /// More than the server can do: what it answers, whom it sends away, and how it comes back from it.
+    Overload(Overload),
+}
+
+#[derive(Args, Clone, Debug, PartialEq)]
+pub(crate) struct Overload {
+    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(256..=1_000_000))]
+    pub(crate) devices: u32,
+    /// Of each step.
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
+    pub(crate) seconds: u32,
+    /// What is asked, as multiples of what the server can do.
+    #[arg(long, value_delimiter = ',', default_values_t = [0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 0.5])]
+    pub(crate) steps: Vec<f64>,
+    /// Devices that were told to come back later don't heed it.
+    #[arg(long)]
+    pub(crate) stubborn: bool,
 }
 
 impl Options {

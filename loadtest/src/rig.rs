@@ -41,6 +41,11 @@ pub(crate) fn connections_max() -> u64 {
 
 impl Rig {
     pub(crate) async fn start(tls: bool) -> Result<Self, String> {
+        Self::start_with(tls, &[]).await
+    }
+
+    /// With arguments for the server beside its own.
+    pub(crate) async fn start_with(tls: bool, more: &[&str]) -> Result<Self, String> {
         let folder = TempDir::with_prefix("sluicegate-loadtest-").map_err(|error| format!("no temporary folder: {error}"))?;
         let config = folder.path().join("server.toml");
         // Nobody is sent away for saying nothing while others still connect.
@@ -48,6 +53,7 @@ impl Rig {
         let written = |error: std::io::Error| format!("{}: {error}", folder.path().display());
         std::fs::write(&config, text).map_err(written)?;
         let mut arguments = vec!["--config".into(), config.into_os_string()];
+        arguments.extend(more.iter().map(Into::into));
         let mut client_config = None;
         if tls {
             let signed = rcgen::generate_simple_self_signed(["localhost".to_owned()]).map_err(|error| error.to_string())?;

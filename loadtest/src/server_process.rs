@@ -108,14 +108,20 @@ pub(crate) struct ServerProcess {
 }
 
 impl ServerProcess {
-    /// Starts the server on `addresses` and waits for its word that it takes connections.
-    pub(crate) async fn start(home: &ServerHome, addresses: &Addresses) -> Result<Self, String> {
+    /// Starts the server and kills it (SIGKILL) so long after, wherever it is by then.
+    pub(crate) async fn start_and_kill(home: &ServerHome, addresses: &Addresses, after: Duration) -> Result<(), String> {
+        let mut child = Self::spawn(home, addresses)?;
+        tokio::time::sleep(after).await;
+        child.kill().await.map_err(|error| format!("the server could not be killed: {error}"))
+    }
+
+    fn spawn(home: &ServerHome, addresses: &Addresses) -> Result<Child, String> {
         let log = File::options()
             .create(true)
             .append(true)
             .open(home.log())
             .map_err(|error| format!("{}: {error}", home.log().display()))?;
-        let mut child = Command::new(&home.binary)
+        Command::new(&home.binary)
             .args(["serve", "--listen", &addresses.http, "--data"])
             .arg(home.data())
             .args(addresses.mqtt.iter().flat_map(|address| ["--mqtt-listen", address]))
@@ -127,7 +133,12 @@ impl ServerProcess {
             .stderr(log)
             .kill_on_drop(true)
             .spawn()
-            .map_err(|error| format!("{} didn't start: {error}", home.binary.display()))?;
+            .map_err(|error| format!("{} didn't start: {error}", home.binary.display()))
+    }
+
+    /// Starts the server on `addresses` and waits for its word that it takes connections.
+    pub(crate) async fn start(home: &ServerHome, addresses: &Addresses) -> Result<Self, String> {
+        let mut child = Self::spawn(home, addresses)?;
         let stdout = child.stdout.take().ok_or("the server has no standard output")?;
         let mut lines = BufReader::new(stdout).lines();
         let said = tokio::time::timeout(READY_MAX, async {

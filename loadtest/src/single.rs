@@ -20,6 +20,7 @@ pub(crate) async fn run(single: Single) -> Result<(), String> {
         Single::Idle { connections, tls } => idle(connections as usize, tls).await,
         Single::Storm { devices, within_ms, tls } => storm(devices, Duration::from_millis(within_ms.into()), tls).await,
         Single::Reports { connections, seconds } => reports(connections, Duration::from_secs(seconds.into())).await,
+        Single::Overload(options) => crate::overload::run(options).await,
     }
 }
 
@@ -28,19 +29,19 @@ fn rustix_limit() -> String {
     limit.current.map_or("any number".to_owned(), |limit| limit.to_string())
 }
 
-fn check(rollout: &Rollout, device: usize, token: &str, more: &str) -> Vec<u8> {
+pub(crate) fn check(rollout: &Rollout, device: usize, token: &str, more: &str) -> Vec<u8> {
     let body = json!({
         "product_id": rollout.product_id, "device_id": device_id(device), "type": 1, "identify": 0, "version": rollout.from_version,
     });
     post("/api/v1/check", token, &body.to_string(), more)
 }
 
-fn histogram() -> Histogram<u64> {
+pub(crate) fn histogram() -> Histogram<u64> {
     // Two minutes; no wait here is longer.
     Histogram::new_with_bounds(1, 120_000_000, 3).unwrap_or_else(|error| unreachable!("constant bounds: {error}"))
 }
 
-fn ms(latency_us: &Histogram<u64>, quantile: f64) -> f64 {
+pub(crate) fn ms(latency_us: &Histogram<u64>, quantile: f64) -> f64 {
     latency_us.value_at_quantile(quantile) as f64 / 1_000.0
 }
 
@@ -102,7 +103,7 @@ async fn connect_all(target: &Target, indices: std::ops::Range<usize>, request: 
     Ok(wires)
 }
 
-fn expect_ok(reply: Reply) -> std::io::Result<Reply> {
+pub(crate) fn expect_ok(reply: Reply) -> std::io::Result<Reply> {
     if reply.status == 200 {
         return Ok(reply);
     }

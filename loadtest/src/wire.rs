@@ -32,6 +32,7 @@ const SOURCES: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) status: u16,
+    pub(crate) retry_after_s: Option<u64>,
     pub(crate) body: Vec<u8>,
 }
 
@@ -75,7 +76,7 @@ impl Wire {
                 let body = self.buffer.split_to(head.body_bytes).to_vec();
                 // Given back, so that a connection that says nothing holds nothing.
                 self.buffer = BytesMut::new();
-                return Ok(Reply { status: head.status, body });
+                return Ok(Reply { status: head.status, retry_after_s: head.retry_after_s, body });
             }
             self.more().await?;
         }
@@ -94,6 +95,7 @@ impl Wire {
 #[derive(Debug, PartialEq, Eq)]
 struct Head {
     status: u16,
+    retry_after_s: Option<u64>,
     bytes: usize,
     body_bytes: usize,
 }
@@ -106,14 +108,17 @@ impl Head {
         let text = std::str::from_utf8(&bytes[..end]).map_err(|_| refused())?;
         let mut lines = text.split("\r\n");
         let status = lines.next().and_then(|line| line.split(' ').nth(1)).and_then(|status| status.parse().ok());
-        let length = lines.filter_map(|line| line.split_once(':')).find(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-        let length = length.and_then(|(_, length)| length.trim().parse().ok());
-        match (status, length) {
-            (Some(status), Some(body_bytes)) => Ok(Some(Self { status, bytes: end + 4, body_bytes })),
-            // A refusal before any request was read has no length; nothing follows it.
-            (Some(status), None) => Ok(Some(Self { status, bytes: end + 4, body_bytes: 0 })),
-            _ => Err(refused()),
+        let (mut length, mut retry_after_s) = (None, None);
+        for (name, value) in lines.filter_map(|line| line.split_once(':')) {
+            if name.eq_ignore_ascii_case("content-length") {
+                length = value.trim().parse().ok();
+            } else if name.eq_ignore_ascii_case("retry-after") {
+                retry_after_s = value.trim().parse().ok();
+            }
         }
+        // A refusal before any request was read has no length; nothing follows it.
+        let body_bytes = length.unwrap_or(0);
+        status.map(|status| Some(Self { status, retry_after_s, bytes: end + 4, body_bytes })).ok_or_else(refused)
     }
 }
 
@@ -167,9 +172,15 @@ mod tests {
     fn a_head_is_read_once_it_is_whole() {
         let whole = b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\n{}";
         assert_eq!(Head::read(&whole[..20]).unwrap(), None);
-        assert_eq!(Head::read(whole).unwrap(), Some(Head { status: 200, bytes: whole.len() - 2, body_bytes: 7 }));
-        let refused = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\n\r\n";
-        assert_eq!(Head::read(refused).unwrap(), Some(Head { status: 503, bytes: refused.len(), body_bytes: 0 }));
+        assert_eq!(
+            Head::read(whole).unwrap(),
+            Some(Head { status: 200, retry_after_s: None, bytes: whole.len() - 2, body_bytes: 7 })
+        );
+        let refused = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 10\r\n\r\n";
+        assert_eq!(
+            Head::read(refused).unwrap(),
+            Some(Head { status: 503, retry_after_s: Some(10), bytes: refused.len(), body_bytes: 0 })
+        );
         assert!(Head::read(b"nonsense\r\n\r\n").is_err());
     }
 
