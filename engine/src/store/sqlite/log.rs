@@ -114,6 +114,10 @@ impl Log {
         })
     }
 
+    pub(super) fn fold_after(&mut self, bytes: usize) {
+        self.fold_after_bytes = bytes;
+    }
+
     /// The newest group.
     pub(super) fn last(&self) -> u64 {
         self.last

@@ -209,6 +209,13 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
+pub(super) fn fold_after(connection: &Connection, bytes: usize) -> Result<(), StoreError> {
+    const PAGE_BYTES: usize = 4096;
+    connection
+        .query_row(&format!("PRAGMA wal_autocheckpoint = {}", bytes / PAGE_BYTES), [], |_| Ok(()))
+        .map_err(|error| sqlite_failure(&format!("setting up {FILE}"), error))
+}
+
 fn create(connection: &Connection, store: u32) -> rusqlite::Result<()> {
     connection.execute_batch(&format!(
         "BEGIN IMMEDIATE; {SCHEMA}
