@@ -22,6 +22,7 @@ mod materializer;
 mod names;
 mod progress;
 mod read;
+mod settle;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -78,8 +79,11 @@ impl SqliteStore {
         let log_path = folder.join(log::FILE);
         lock::make_private(&tables_path)?;
         lock::make_private(&log_path)?;
+        settle::write_ahead_file(&tables_path)?;
+        settle::write_ahead_file(&log_path)?;
         let (tables, meta) = tables::open(&tables_path)?;
         let mut log = Log::open(&log_path, meta.store, meta.applied)?;
+        settle::names(folder)?;
         if let Some(bytes) = fold_after_bytes {
             log.fold_after(bytes);
             tables::fold_after(&tables, bytes)?;

@@ -3,6 +3,7 @@
 //! The columns are a stored format, described in `docs/formats.md`; a change of them is a new [`FORMAT`].
 
 use super::failure::{corrupt, sqlite_failure};
+use super::settle;
 use crate::store::{NextNumbers, StoreError, StoreErrorKind};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::path::Path;
@@ -200,7 +201,7 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Meta), StoreError> {
 /// FULL, not NORMAL: once a transaction is committed here, its groups are deleted from the log. With NORMAL a power cut could
 /// take the transaction back when the log has forgotten them. A few fsyncs a second cost nothing beside the log's.
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {
-    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    settle::journal_mode(connection, "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.query_row("PRAGMA wal_autocheckpoint = 4096", [], |_| Ok(()))?;
     connection.query_row("PRAGMA journal_size_limit = 67108864", [], |_| Ok(()))?;
