@@ -12,19 +12,19 @@ use crate::index::Published;
 use crate::limits::Limits;
 use crate::model::*;
 use crate::pending::{Pending, block_on};
+use crate::queue::Queue;
 use crate::state::{
     ActionRules, Check, Command, Connect, Connected, Decision, DeviceName, DeviceRef, EventPage, NewDevice, NewFirmware,
     NewProduct, NewTask, Outcome, Report, Reported, State, TaskAction, UpgradesAction, VersionReport,
 };
 use crate::store::{Archive, Loaded, Opened, Row, SqliteStore, Store, StoreError, StoreErrorKind, UpgradeQuery};
-use crate::writer::{Job, Shared, Writer};
+use crate::sync::atomic::Ordering;
+use crate::sync::watch;
+use crate::writer::{Shared, Writer};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::{fmt, io};
-use tokio::sync::{oneshot, watch};
 
 /// What a check could decide without asking the writer.
 #[derive(Clone, Debug)]
@@ -58,7 +58,7 @@ pub struct Engine {
 
 struct Inner {
     shared: Arc<Shared>,
-    queue: SyncSender<Job>,
+    queue: Queue,
     writer: Mutex<Option<JoinHandle<()>>>,
     archive: Arc<dyn Archive>,
     images: ImageStore,
@@ -99,7 +99,7 @@ impl Engine {
         let images = ImageStore::open(folder).map_err(|error| io_error("opening the images", error))?;
         let events = EventLog::new(events, opened.last_event_sequence);
         let shared = Arc::new(Shared::new(state, published, events, opened.last_group));
-        let (queue, jobs) = sync_channel(limits.queue_max);
+        let (queue, jobs) = Queue::new(Arc::clone(&shared), limits.queue_max);
         let writer = Writer::new(Arc::clone(&shared), jobs, store, opened.last_group);
         let thread = std::thread::Builder::new().name("sluicegate-writer".into()).spawn(move || writer.run());
         let thread = thread.map_err(|error| io_error("starting the writer", error))?;
@@ -108,19 +108,7 @@ impl Engine {
     }
 
     fn submit<T>(&self, command: Command, now: Timestamp, read: fn(Outcome) -> Option<T>) -> Pending<T> {
-        let (answer, receiver) = oneshot::channel();
-        let shared = &self.inner.shared;
-        shared.queued.fetch_add(1, Ordering::Relaxed);
-        match self.inner.queue.try_send(Job::Command { command, at: now, answer }) {
-            Ok(()) => Pending::waiting(receiver, read),
-            Err(refused) => {
-                shared.queued.fetch_sub(1, Ordering::Relaxed);
-                Pending::ready(Err(match refused {
-                    TrySendError::Full(_) => Error::Overloaded,
-                    TrySendError::Disconnected(_) => Error::Closed,
-                }))
-            }
-        }
+        self.inner.queue.submit(command, now, read)
     }
 
     // Devices
@@ -400,8 +388,7 @@ impl Engine {
 
 impl Inner {
     fn close(&self) {
-        // An error means that the writer has ended already.
-        let _ = self.queue.send(Job::Close);
+        self.queue.close();
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Err(_)) = writer.map(JoinHandle::join) {
             tracing::error!("the writer ended by a panic; what it had acknowledged is on disk");

@@ -1,9 +1,9 @@
 //! The newest events in memory, for those who follow them; older ones are read back from the store.
 
 use crate::model::Event;
+use crate::sync::{RwLock, watch};
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError, RwLock};
-use tokio::sync::watch;
+use std::sync::{Arc, PoisonError};
 
 /// Held in memory at most: at some 200 bytes each, a few megabytes.
 const EVENTS_IN_MEMORY: usize = 16_384;

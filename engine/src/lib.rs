@@ -57,10 +57,14 @@ pub mod image;
 mod index;
 mod limits;
 pub mod model;
+#[cfg(all(test, feature = "models"))]
+mod models;
 mod pending;
+mod queue;
 mod rollout;
 mod state;
 pub mod store;
+mod sync;
 mod writer;
 
 pub use engine::{Checked, Engine, Options};

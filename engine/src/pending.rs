@@ -1,11 +1,11 @@
 //! An answer that comes once the writer has made it durable.
 
 use crate::error::Error;
+use crate::sync::oneshot;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::sync::oneshot;
 
 /// The answer to a command: await it, or [`wait`](Pending::wait) for it where there is no async runtime.
 ///

@@ -4,13 +4,14 @@
 //! third of the table's memory. Two names with one hash are told apart by the row; the second lies under the next number.
 
 use crate::model::{Device, DeviceNumber, ProductNumber, Timestamp};
+use crate::sync;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use foldhash::fast::FixedState;
 use foldhash::quality::RandomState;
 use std::hash::{BuildHasher, Hash, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-type Map = papaya::HashMap<u64, Option<Arc<Device>>, FixedState>;
+type Map = sync::Map<u64, Option<Arc<Device>>, FixedState>;
 
 /// Devices by name, and when each was last heard of.
 #[derive(Debug)]
@@ -21,12 +22,14 @@ pub(crate) struct DeviceTable {
     seen: Box<[OnceLock<Box<[SeenCell]>>]>,
 }
 
-const SEGMENT: usize = 1 << 16;
+/// Cells that come together. A model has few of them.
+const SEGMENT: usize = if cfg!(all(test, feature = "models")) { 4 } else { 1 << 16 };
+const SEGMENTS: usize = if cfg!(all(test, feature = "models")) { 1 } else { u32::MAX as usize / SEGMENT + 1 };
 
 impl DeviceTable {
     pub(crate) fn new() -> Self {
         // One place for each segment that there can be, a megabyte in all; the segments come when they are needed.
-        let seen = (0..=u32::MAX as usize / SEGMENT).map(|_| OnceLock::new()).collect();
+        let seen = (0..SEGMENTS).map(|_| OnceLock::new()).collect();
         Self { map: Map::default(), hasher: RandomState::default(), seen }
     }
 
@@ -88,7 +91,7 @@ impl DeviceTable {
 
 pub(crate) struct Pinned<'a> {
     table: &'a DeviceTable,
-    map: papaya::HashMapRef<'a, u64, Option<Arc<Device>>, FixedState, papaya::LocalGuard<'a>>,
+    map: sync::MapRef<'a, u64, Option<Arc<Device>>, FixedState>,
 }
 
 impl Pinned<'_> {

@@ -19,22 +19,23 @@ use crate::model::{
 };
 use crate::rollout::{self, Asker, Figures, Standing, Verdict};
 use crate::state::{Check, Decision, DeviceRef, Offer};
+use crate::sync::Map;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use devices::DeviceTable;
 use equivalent::Equivalent;
 use foldhash::quality::RandomState;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Everything that a check reads.
 #[derive(Debug)]
 pub(crate) struct Published {
-    products: papaya::HashMap<ProductKey, ProductNumber, RandomState>,
+    products: Map<ProductKey, ProductNumber, RandomState>,
     devices: DeviceTable,
-    starts: papaya::HashMap<StartKey, Arc<VersionEntry>, RandomState>,
-    marks: papaya::HashMap<DeviceNumber, Arc<[Mark]>, RandomState>,
-    tokens: papaya::HashMap<TokenId, Arc<Token>, RandomState>,
-    images: papaya::HashMap<ImageId, Arc<Image>, RandomState>,
+    starts: Map<StartKey, Arc<VersionEntry>, RandomState>,
+    marks: Map<DeviceNumber, Arc<[Mark]>, RandomState>,
+    tokens: Map<TokenId, Arc<Token>, RandomState>,
+    images: Map<ImageId, Arc<Image>, RandomState>,
     permits_held: AtomicU64,
     limits: Limits,
 }
@@ -58,12 +59,12 @@ pub(crate) enum Mark {
 impl Published {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
-            products: papaya::HashMap::default(),
+            products: Map::default(),
             devices: DeviceTable::new(),
-            starts: papaya::HashMap::default(),
-            marks: papaya::HashMap::default(),
-            tokens: papaya::HashMap::default(),
-            images: papaya::HashMap::default(),
+            starts: Map::default(),
+            marks: Map::default(),
+            tokens: Map::default(),
+            images: Map::default(),
             permits_held: AtomicU64::new(0),
             limits,
         }

@@ -1,7 +1,7 @@
 use crate::model::{Task, TaskStatus, Timestamp};
 use crate::rollout::CompiledScope;
+use crate::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 /// A task as the decision plane sees it: its row, and the figures that change while it runs.
 #[derive(Debug)]

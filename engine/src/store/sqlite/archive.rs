@@ -3,6 +3,7 @@
 use super::failure::{io_failure, sqlite_failure};
 use super::progress::Progress;
 use super::read::{self, Texts};
+use super::settle;
 use super::tables;
 use crate::model::{Event, Upgrade};
 use crate::store::{Archive, StoreError, StoreErrorKind, UpgradeQuery};
@@ -138,7 +139,7 @@ fn copy(from: &Connection, to: &Path) -> Result<(), StoreError> {
         let mut copy = Connection::open(to)?;
         let step = Backup::new(from, &mut copy)?.step(-1)?;
         // One file, without a write-ahead file beside it that could be left behind.
-        copy.query_row("PRAGMA journal_mode = DELETE", [], |_| Ok(()))?;
+        settle::journal_mode(&copy, "DELETE")?;
         copy.close().map_err(|(_, error)| error)?;
         Ok(step)
     };

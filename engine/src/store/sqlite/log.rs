@@ -5,6 +5,7 @@
 
 use super::failure::{corrupt, sqlite_failure};
 use super::fold::{Folder, fold};
+use super::settle;
 use crate::model::Timestamp;
 use crate::store::{Change, Group, StoreError, StoreErrorKind};
 use postcard::ser_flavors::Flavor;
@@ -112,6 +113,10 @@ impl Log {
             path: path.to_owned(),
             failed: None,
         })
+    }
+
+    pub(super) fn fold_after(&mut self, bytes: usize) {
+        self.fold_after_bytes = bytes;
     }
 
     /// The newest group.
@@ -242,7 +247,7 @@ impl Log {
 fn prepare(connection: &Connection, store: u32) -> rusqlite::Result<u32> {
     // Large pages: a group of a thousand changes is a few pages, and a page is written whole.
     connection.pragma_update(None, "page_size", 16_384)?;
-    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    settle::journal_mode(connection, "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.query_row("PRAGMA wal_autocheckpoint = 0", [], |_| Ok(()))?;
     connection.query_row(&format!("PRAGMA journal_size_limit = {WAL_BYTES_MAX}"), [], |_| Ok(()))?;

@@ -22,6 +22,7 @@ mod materializer;
 mod names;
 mod progress;
 mod read;
+mod settle;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -54,13 +55,39 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens the store in `folder`, or makes one, and hands over what it keeps.
     pub fn open(folder: &Path, sink: &mut dyn FnMut(Loaded)) -> Result<(Self, Arc<SqliteArchive>, Opened), StoreError> {
+        Self::open_with(folder, None, sink)
+    }
+
+    /// The same, with write-ahead files that are folded in after so many bytes rather than after megabytes, so that a test of
+    /// seconds has many folds.
+    #[doc(hidden)]
+    pub fn open_folding_after(
+        folder: &Path,
+        bytes: usize,
+        sink: &mut dyn FnMut(Loaded),
+    ) -> Result<(Self, Arc<SqliteArchive>, Opened), StoreError> {
+        Self::open_with(folder, Some(bytes), sink)
+    }
+
+    fn open_with(
+        folder: &Path,
+        fold_after_bytes: Option<usize>,
+        sink: &mut dyn FnMut(Loaded),
+    ) -> Result<(Self, Arc<SqliteArchive>, Opened), StoreError> {
         let lock = FolderLock::create(folder)?;
         let tables_path = folder.join(tables::FILE);
         let log_path = folder.join(log::FILE);
         lock::make_private(&tables_path)?;
         lock::make_private(&log_path)?;
+        settle::write_ahead_file(&tables_path)?;
+        settle::write_ahead_file(&log_path)?;
         let (tables, meta) = tables::open(&tables_path)?;
         let mut log = Log::open(&log_path, meta.store, meta.applied)?;
+        settle::names(folder)?;
+        if let Some(bytes) = fold_after_bytes {
+            log.fold_after(bytes);
+            tables::fold_after(&tables, bytes)?;
+        }
         let mut materializer = Materializer::new(LogReader::open(&log_path)?, tables, meta);
         while materializer.meta().applied < log.last() {
             materializer.step(log.last())?;

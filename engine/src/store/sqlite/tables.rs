@@ -3,6 +3,7 @@
 //! The columns are a stored format, described in `docs/formats.md`; a change of them is a new [`FORMAT`].
 
 use super::failure::{corrupt, sqlite_failure};
+use super::settle;
 use crate::store::{NextNumbers, StoreError, StoreErrorKind};
 use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
 use std::path::Path;
@@ -200,13 +201,20 @@ pub(super) fn open(path: &Path) -> Result<(Connection, Meta), StoreError> {
 /// FULL, not NORMAL: once a transaction is committed here, its groups are deleted from the log. With NORMAL a power cut could
 /// take the transaction back when the log has forgotten them. A few fsyncs a second cost nothing beside the log's.
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {
-    connection.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
+    settle::journal_mode(connection, "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.query_row("PRAGMA wal_autocheckpoint = 4096", [], |_| Ok(()))?;
     connection.query_row("PRAGMA journal_size_limit = 67108864", [], |_| Ok(()))?;
     connection.pragma_update(None, "cache_size", -65_536)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(())
+}
+
+pub(super) fn fold_after(connection: &Connection, bytes: usize) -> Result<(), StoreError> {
+    const PAGE_BYTES: usize = 4096;
+    connection
+        .query_row(&format!("PRAGMA wal_autocheckpoint = {}", bytes / PAGE_BYTES), [], |_| Ok(()))
+        .map_err(|error| sqlite_failure(&format!("setting up {FILE}"), error))
 }
 
 fn create(connection: &Connection, store: u32) -> rusqlite::Result<()> {
