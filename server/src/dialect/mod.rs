@@ -55,6 +55,24 @@ pub(crate) enum Tongue {
 /// How devices of a platform are sent their upgrades.
 pub(crate) fn manner(tongue: Tongue, app: &App) -> Manner {
     let config = &app.config.mqtt;
+/// Every call there is: the platform, the method, and the path with its names in braces.
+pub(crate) fn routes() -> impl Iterator<Item = (&'static str, &'static str, String)> {
+    fn of(
+        dialect: &'static str,
+        routes: impl Iterator<Item = (&'static str, String)>,
+    ) -> impl Iterator<Item = (&'static str, &'static str, String)> {
+        routes.map(move |(method, path)| (dialect, method, path))
+    }
+    let native_and_xlink = of("native", native::routes()).chain(of("xlink", xlink::routes()));
+    let enos_and_huawei = of("enos", enos::routes()).chain(of("huawei", huawei::routes()));
+    native_and_xlink.chain(enos_and_huawei).chain(of("autel", autel::order::routes()))
+}
+
+/// Every topic in which devices speak, as filters over all of them.
+pub(crate) fn device_filters() -> impl Iterator<Item = &'static str> {
+    autel::topic::filters().into_iter().chain(enos::device::topics::filters())
+}
+
     match tongue {
         Tongue::Autel => Manner {
             answered: Some(Patience { wait: config.reply_wait, sends_max: config.sends_max }),

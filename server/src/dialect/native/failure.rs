@@ -23,7 +23,7 @@ pub(super) struct Failure {
     pub(super) message: String,
     pub(super) retry_after_s: Option<u32>,
     /// Of a path that is there, but not with this method.
-    pub(super) allow: Option<&'static str>,
+    pub(super) allow: Option<String>,
     /// Where an upload goes on, which isn't where the caller thought.
     pub(super) upload_offset: Option<u64>,
 }
@@ -64,7 +64,7 @@ impl Failure {
         Self::new(StatusCode::NOT_FOUND, "route_not_found", format!("nothing answers at {path}; see /openapi.json for what does"))
     }
 
-    pub(super) fn wrong_method(allow: &'static str) -> Self {
+    pub(super) fn wrong_method(allow: String) -> Self {
         let message = format!("this path takes {allow} only");
         Self { allow: Some(allow), ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message) }
     }
