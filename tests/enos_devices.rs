@@ -243,6 +243,43 @@ fn each_of_the_platforms_libraries_logs_in_with_the_devices_secret() {
 }
 
 #[test]
+fn a_device_of_the_same_name_in_another_organization_locks_nobody_out() {
+    let platform = platform();
+    let address = platform.server.address("mqtt");
+    platform.put_device("d1", "1.0", json!({}));
+    let secret = put_secret(&platform, "d1", json!({}));
+    let device = format!("/api/v1/products/{PRODUCT}/devices/d1");
+    let client_id = "d1|securemode=2,signmethod=hmacsha256,timestamp=1|";
+    let log_in = |secret: &str| {
+        let password = signed("d1", "d1", "1", secret);
+        MqttClient::connect(&address, &MqttOptions::new(client_id).credentials(&format!("d1&{PRODUCT}"), &password))
+    };
+    log_in(&secret).unwrap();
+    let others: Vec<String> = ["a", "b", "c"]
+        .map(|organization| {
+            let operator = platform.native_token(json!({ "role": "operator", "organization": organization }));
+            let operator = platform.server.anonymous().with_token(&operator);
+            operator.put(&device, &json!({})).expect(201);
+            // One of them has no secret at all.
+            let with_secret = || operator.put(&format!("{device}/secret"), &json!({})).expect(200).json();
+            if organization == "a" { String::new() } else { with_secret()["secret"].as_str().unwrap().to_owned() }
+        })
+        .into();
+    log_in(&secret).unwrap();
+    // Each secret opens the device of its own organization.
+    let operator = platform.native_token(json!({ "role": "operator", "organization": "b" }));
+    let operator = platform.server.anonymous().with_token(&operator);
+    let mut of_b = log_in(&others[1]).unwrap();
+    of_b.publish(&topic("d1", "inform"), r#"{"id":"1","params":{"version":"of b"}}"#, Qos::AtLeastOnce);
+    assert_eq!(operator.get(&device).expect(200).json()["components"][0]["version"], "of b");
+    assert_eq!(version_of(&platform, "d1"), "1.0");
+    // Whoever learns the secret and gives it to a device of its own makes both ambiguous, and nobody else's.
+    operator.put(&format!("{device}/secret"), &json!({ "secret": secret })).expect(200);
+    assert!(log_in(&secret).is_err());
+    log_in(&others[2]).unwrap();
+}
+
+#[test]
 fn a_wrong_signature_is_refused_like_anything_that_cannot_log_in() {
     let platform = platform();
     let address = platform.server.address("mqtt");

@@ -25,6 +25,8 @@ pub struct Metrics {
     connections_refused: Counter,
     connections_timed_out: Counter,
     requests_shed: Counter,
+    credentials_wrong: Counter,
+    refusals_held_back: Counter,
     handshakes_failed: Counter,
     image_bytes_served: Counter,
     progress_failed: Counter,
@@ -80,6 +82,8 @@ impl Metrics {
             connections_refused: counter!("sluicegate_connections_refused_total"),
             connections_timed_out: counter!("sluicegate_connections_timed_out_total"),
             requests_shed: counter!("sluicegate_http_requests_shed_total"),
+            credentials_wrong: counter!("sluicegate_wrong_credentials_total"),
+            refusals_held_back: counter!("sluicegate_refusals_held_back_total"),
             handshakes_failed: counter!("sluicegate_tls_handshakes_failed_total"),
             image_bytes_served: counter!("sluicegate_image_bytes_served_total"),
             progress_failed: counter!("sluicegate_download_progress_failed_total"),
@@ -157,6 +161,14 @@ impl Metrics {
     /// A device was told to come back later, since there is more to do than can be done.
     pub fn request_shed(&self) {
         self.requests_shed.increment(1);
+    }
+
+    pub fn credentials_wrong(&self) {
+        self.credentials_wrong.increment(1);
+    }
+
+    pub fn refusal_held_back(&self) {
+        self.refusals_held_back.increment(1);
     }
 
     pub fn handshake_failed(&self) {
@@ -300,6 +312,11 @@ fn describe() {
     describe_counter!(
         "sluicegate_connections_timed_out_total",
         "Connections, and single replies of HTTP/2, given up because the client was silent or took nothing"
+    );
+    describe_counter!("sluicegate_wrong_credentials_total", "Tokens, secrets, signatures and links that were wrong or not known");
+    describe_counter!(
+        "sluicegate_refusals_held_back_total",
+        "Refusals of wrong credentials that went out late, because too many came from their address"
     );
     describe_counter!("sluicegate_tls_handshakes_failed_total", "TLS handshakes that came to nothing");
     describe_counter!("sluicegate_image_bytes_served_total", Unit::Bytes, "Bytes of images handed to the network");

@@ -27,6 +27,17 @@ pub fn open(folder: &Path) -> Result<Arc<App>, String> {
     crate::cli::open(config, Some("measured-token".to_owned()), nowhere)
 }
 
+/// Every HTTP call there is, as the dispatchers find it: the platform, the method, and the path with its names in braces. For tests that
+/// have to try all of them.
+pub fn routes() -> Vec<(&'static str, &'static str, String)> {
+    crate::dialect::routes().collect()
+}
+
+/// Every MQTT topic in which devices speak, as filters over all devices. Where a filter has two `+`, the first is the product.
+pub fn device_filters() -> Vec<&'static str> {
+    crate::dialect::device_filters().collect()
+}
+
 /// A device's token, as an operator gets one for it.
 pub async fn device_token(app: &App, product_id: &str, device_id: &str) -> Result<IssuedToken, sluicegate::Error> {
     let new = crate::auth::NewToken {

@@ -296,13 +296,12 @@ impl State {
         offers
     }
 
-    /// The devices with this name, of whatever organization, and of whatever product unless one is named; at most two, since more than
-    /// one is as good as any number.
-    pub fn devices_called(&self, product_id: Option<&str>, device_id: &str) -> Vec<DeviceName> {
+    /// The devices with this name, of whatever organization, and of whatever product unless one is named; at most so many.
+    pub fn devices_called(&self, product_id: Option<&str>, device_id: &str, at_most: usize) -> Vec<DeviceName> {
         let products = self.products_by_name.values().flatten();
         let fitting = products.filter(|(id, _)| product_id.is_none_or(|product_id| ***id == *product_id));
         let numbers = fitting.filter_map(|(_, product)| self.device_number(*product, device_id));
-        numbers.filter_map(|number| self.device_name_of(number)).take(2).collect()
+        numbers.filter_map(|number| self.device_name_of(number)).take(at_most).collect()
     }
 
     // Hints: what rows put and taken away may mean for those who are connected.

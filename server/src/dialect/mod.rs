@@ -8,6 +8,7 @@ pub mod native;
 pub mod xlink;
 
 use crate::app::App;
+use crate::guesses::WrongCredentials;
 use crate::http::{Reply, Request, retry_after};
 use crate::mqtt::courier::{Manner, Patience};
 use crate::mqtt::links::Link;
@@ -32,6 +33,15 @@ pub static EVENT_FORMATS: &[&dyn Format] = &[
 
 /// Answers a request, whichever platform it is meant for.
 pub async fn handle(app: &Arc<App>, request: Request) -> Reply {
+    let address = request.body().peer().address.ip();
+    let reply = handle_in_its_tongue(app, request).await;
+    if reply.extensions().get::<WrongCredentials>().is_some() {
+        app.guesses.refused(address).await;
+    }
+    reply
+}
+
+async fn handle_in_its_tongue(app: &Arc<App>, request: Request) -> Reply {
     match first_segment(request.uri().path()) {
         // A scrape sees the figures of now; between scrapes nobody needs them.
         "metrics" => {
@@ -55,6 +65,24 @@ pub(crate) fn shed(method: &Method, path: &str, retry_after_s: u32) -> Option<Re
         _ => return None,
     };
     Some(retry_after(reply, retry_after_s))
+}
+
+/// Every call there is: the platform, the method, and the path with its names in braces.
+pub(crate) fn routes() -> impl Iterator<Item = (&'static str, &'static str, String)> {
+    fn of(
+        dialect: &'static str,
+        routes: impl Iterator<Item = (&'static str, String)>,
+    ) -> impl Iterator<Item = (&'static str, &'static str, String)> {
+        routes.map(move |(method, path)| (dialect, method, path))
+    }
+    let native_and_xlink = of("native", native::routes()).chain(of("xlink", xlink::routes()));
+    let enos_and_huawei = of("enos", enos::routes()).chain(of("huawei", huawei::routes()));
+    native_and_xlink.chain(enos_and_huawei).chain(of("autel", autel::order::routes()))
+}
+
+/// Every topic in which devices speak, as filters over all of them.
+pub(crate) fn device_filters() -> impl Iterator<Item = &'static str> {
+    autel::topic::filters().into_iter().chain(enos::device::topics::filters())
 }
 
 /// Which platform's tongue a device speaks over MQTT.

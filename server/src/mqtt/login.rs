@@ -117,25 +117,32 @@ fn is_called(device: &DeviceName, username: &str) -> bool {
 
 async fn of_signature(app: &App, connect: &Connect, username: &str, password: &[u8]) -> Result<Principal, LoginError> {
     let login = Login::read(&connect.client_id, username).ok_or(LoginError::Credentials)?;
-    let read = |state: &State| {
-        let mut fitting = state.devices_called(Some(login.product_key), login.device_key).into_iter();
-        // Of two organizations with such a device nobody can say which one is meant.
-        let (name, None) = (fitting.next()?, fitting.next()) else { return None };
-        let secret = state.device(name.as_ref())?.row.details().secret_encrypted.clone()?;
-        Some((name, secret))
+    let read = |state: &State| -> Vec<(DeviceName, Vec<u8>)> {
+        let called = state.devices_called(Some(login.product_key), login.device_key, NAMESAKES_MAX);
+        let with_secret = |name: DeviceName| {
+            let secret = state.device(name.as_ref())?.row.details().secret_encrypted.clone()?;
+            Some((name, secret))
+        };
+        called.into_iter().filter_map(with_secret).collect()
     };
-    let found = app.engine.read(read).await.map_err(|_| LoginError::Unavailable)?;
-    let (name, encrypted) = found.ok_or(LoginError::Credentials)?;
-    let secret = app.secrets.decrypt(&secret_name(&name), &encrypted).map_err(|error| {
-        tracing::error!(device = %name.device_id, %error, "a device can't log in");
-        LoginError::Credentials
-    })?;
-    if login.signature_holds(password, &secret) {
-        Ok(Principal::Device { pass: Pass::Secret { device: name.clone(), encrypted }, name })
-    } else {
-        Err(LoginError::Credentials)
-    }
+    let called = app.engine.read(read).await.map_err(|_| LoginError::Unavailable)?;
+    let holds = |(name, encrypted): &(DeviceName, Vec<u8>)| match app.secrets.decrypt(&secret_name(name), encrypted) {
+        Ok(secret) => login.signature_holds(password, &secret),
+        Err(error) => {
+            tracing::error!(device = %name.device_id, %error, "a device can't log in");
+            false
+        }
+    };
+    // The user name names no organization. Of several that have such a device the secret says which one is meant: nobody is locked out by
+    // whoever gives a device of its own the same name. Where the secrets are the same, too, nobody can say.
+    let mut fitting = called.into_iter().filter(holds);
+    let (Some((name, encrypted)), None) = (fitting.next(), fitting.next()) else { return Err(LoginError::Credentials) };
+    Ok(Principal::Device { pass: Pass::Secret { device: name.clone(), encrypted }, name })
 }
+
+/// Organizations with a device of the same product and name that are looked at: each costs one digest. Only an administrator makes
+/// organizations.
+const NAMESAKES_MAX: usize = 64;
 
 /// What a device's secret is encrypted for.
 pub(crate) fn secret_name(device: &DeviceName) -> String {

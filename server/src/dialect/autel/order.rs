@@ -8,14 +8,23 @@ use super::rest::{self, UpgradeOrder};
 use crate::app::App;
 use crate::auth::Caller;
 use crate::dialect::common::FIRMWARE_UPGRADE_TYPE;
+use crate::dialect::common::routes::{Route, at, find, route};
+use crate::guesses::WrongCredentials;
 use crate::http::path::segments;
 use crate::http::{Reply, Request, json_bytes, read_body};
-use ::http::{Method, StatusCode};
+use ::http::StatusCode;
 use serde_json::json;
 use sluicegate::model::{Component, FirmwareId, Scope, Selector, TaskMode, TokenPurpose};
 use sluicegate::{Error, NewTask, State, TaskTarget};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+const ROUTES: &[Route<()>] = &[route("POST", "/manage/api/v1/devices/{workspace}/devices/ota", ())];
+
+/// Every call by method and path.
+pub(crate) fn routes() -> impl Iterator<Item = (&'static str, String)> {
+    ROUTES.iter().map(|route| (route.method, route.path.to_owned()))
+}
 
 /// Why an order is not carried out: the status and what is wrong.
 type Refused = (StatusCode, String);
@@ -24,7 +33,13 @@ type Refused = (StatusCode, String);
 pub(crate) async fn handle(app: &Arc<App>, request: Request) -> Reply {
     match order(app, request).await {
         Ok(body) => json_bytes(StatusCode::OK, body.into()),
-        Err((status, message)) => json_bytes(status, rest::failure(&message).into()),
+        Err((status, message)) => {
+            let mut reply = json_bytes(status, rest::failure(&message).into());
+            if status == StatusCode::UNAUTHORIZED {
+                reply.extensions_mut().insert(WrongCredentials);
+            }
+            reply
+        }
     }
 }
 
@@ -32,15 +47,14 @@ async fn order(app: &Arc<App>, request: Request) -> Result<Vec<u8>, Refused> {
     let path = request.uri().path().to_owned();
     let path = segments(&path).map_err(|error| (StatusCode::NOT_FOUND, error.to_string()))?;
     let path: Vec<&str> = path.iter().map(|segment| &**segment).collect();
-    let ["manage", "api", "v1", "devices", workspace, "devices", "ota"] = path[..] else {
-        return Err((
-            StatusCode::NOT_FOUND,
-            "there is no such call; orders go to /manage/api/v1/devices/{workspace}/devices/ota".into(),
-        ));
+    let Some(((), [workspace, _])) = find(ROUTES, request.method().as_str(), &path) else {
+        return Err(match at(ROUTES, &path).next() {
+            Some(_) => (StatusCode::METHOD_NOT_ALLOWED, "orders are POSTed".into()),
+            None => {
+                (StatusCode::NOT_FOUND, "there is no such call; orders go to /manage/api/v1/devices/{workspace}/devices/ota".into())
+            }
+        });
     };
-    if *request.method() != Method::POST {
-        return Err((StatusCode::METHOD_NOT_ALLOWED, "orders are POSTed".into()));
-    }
     let caller = caller(app, &request, workspace)?;
     let organization = caller.organization_for(Some(workspace)).map_err(|error| (StatusCode::FORBIDDEN, error.to_string()))?;
     let (_, body) =

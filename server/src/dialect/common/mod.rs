@@ -7,6 +7,7 @@ pub mod hexadecimal;
 pub mod lenient;
 pub mod limiter;
 pub mod result_sets;
+pub mod routes;
 pub mod status;
 pub mod upload;
 

@@ -142,8 +142,8 @@ type Answered = Result<Answer, Failure>;
 pub async fn handle(app: &Arc<App>, request: Request) -> Reply {
     let path = request.uri().path().trim_end_matches('/');
     match path {
-        "/apim-token-service/v2.0/token/get" => token::get(app, request).await,
-        "/apim-token-service/v2.0/token/refresh" => token::refresh(app, request).await,
+        TOKEN_GET => token::get(app, request).await,
+        TOKEN_REFRESH => token::refresh(app, request).await,
         _ => match route(app, request).await {
             Ok(answer) => envelope::success(&answer),
             Err(failure) => envelope::failure(&failure),
@@ -152,11 +152,9 @@ pub async fn handle(app: &Arc<App>, request: Request) -> Reply {
 }
 
 async fn route(app: &Arc<App>, request: Request) -> Answered {
-    let resource = match request.uri().path().trim_end_matches('/') {
-        "/connect-service/v2.1/ota-jobs" => Resource::Jobs,
-        "/connect-service/v2.1/ota-firmwares" => Resource::Firmware,
-        _ => return Err(Failure::no_route(&request)),
-    };
+    let path = request.uri().path().trim_end_matches('/');
+    let resource = [Resource::Jobs, Resource::Firmware].into_iter().find(|resource| resource.path() == path);
+    let Some(resource) = resource else { return Err(Failure::no_route(&request)) };
     if !matches!(*request.method(), Method::GET | Method::POST) {
         return Err(Failure::wrong_method(request.method()));
     }
@@ -228,6 +226,25 @@ impl Call {
 enum Resource {
     Jobs,
     Firmware,
+}
+
+impl Resource {
+    const fn path(self) -> &'static str {
+        match self {
+            Self::Jobs => "/connect-service/v2.1/ota-jobs",
+            Self::Firmware => "/connect-service/v2.1/ota-firmwares",
+        }
+    }
+}
+
+const TOKEN_GET: &str = "/apim-token-service/v2.0/token/get";
+const TOKEN_REFRESH: &str = "/apim-token-service/v2.0/token/refresh";
+
+/// Every call by method and path; of an action with the part of the query that names it. Actions are taken by GET, too.
+pub(crate) fn routes() -> impl Iterator<Item = (&'static str, String)> {
+    let tokens = [TOKEN_GET, TOKEN_REFRESH].map(str::to_owned);
+    let actions = ACTIONS.iter().map(|(resource, name, _)| format!("{}?action={name}", resource.path()));
+    tokens.into_iter().chain(actions).map(|path| ("POST", path))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -27,6 +27,7 @@ mod time;
 use crate::app::App;
 use crate::config::HuaweiConfig;
 use crate::dialect::common::limiter::Limiter;
+use crate::dialect::common::routes::{Route, find, route};
 use crate::http::path::segments;
 use crate::http::{Reply, Request, read_body};
 use bytes::Bytes;
@@ -55,41 +56,83 @@ impl Memory {
 type Answer = Result<Reply, Failure>;
 
 pub async fn handle(app: &App, request: Request) -> Reply {
-    match route(app, request).await {
+    match route_of(app, request).await {
         Ok(reply) => reply,
         Err(failure) => failure.into_reply(),
     }
 }
 
-async fn route(app: &App, request: Request) -> Answer {
-    let decoded: Vec<String> = match segments(request.uri().path()) {
-        Ok(segments) => segments.into_iter().map(String::from).collect(),
-        Err(_) => return Err(Failure::no_route(&request)),
-    };
-    let names: Vec<&str> = decoded.iter().map(String::as_str).collect();
-    match (request.method().as_str(), names.as_slice()) {
-        ("POST", ["iocm", "app", "sec", "v1.1.0", "login"]) => login::login(app, request).await,
-        ("POST", ["iocm", "app", "sec", "v1.1.0", "refreshToken"]) => login::refresh(app, request).await,
-        ("POST", ["iocm", "app", "sec", "v1.1.0", "logout"]) => login::logout(app, request).await,
-        ("POST", ["iodm", "app", "sub", "v1.1.0", "subscribe"]) => subscriptions::subscribe(app, request).await,
-        ("GET", ["iocm", "app", "sub", "v1.2.0", "subscriptions"]) => subscriptions::list(app, request).await,
-        ("DELETE", ["iocm", "app", "sub", "v1.2.0", "subscriptions"]) => subscriptions::delete_many(app, request).await,
-        ("GET", ["iocm", "app", "sub", "v1.2.0", "subscriptions", id]) => subscriptions::get(app, request, id).await,
-        ("DELETE", ["iocm", "app", "sub", "v1.2.0", "subscriptions", id]) => subscriptions::delete(app, request, id).await,
-        (method, ["iodm", "northbound", "v1.5.0", rest @ ..]) => match (method, rest) {
-            ("POST", ["operations", "softwareUpgrade"]) => operations::create(app, request, FileType::SoftwarePackage).await,
-            ("POST", ["operations", "firmwareUpgrade"]) => operations::create(app, request, FileType::FirmwarePackage).await,
-            ("GET", ["operations"]) => operations::list(app, request).await,
-            ("GET", ["operations", id]) => operations::get(app, request, id).await,
-            ("GET", ["operations", id, "subOperations"]) => sub_operations::list(app, request, id).await,
-            ("POST", ["operations", id, "cancel"]) => operations::cancel(app, request, id).await,
-            ("GET", ["category"]) => packages::list(app, request).await,
-            ("POST", ["category"]) => packages::upload(app, request).await,
-            ("GET", ["category", id]) => packages::get(app, request, id).await,
-            ("DELETE", ["category", id]) => packages::delete(app, request, id).await,
-            _ => Err(Failure::no_route(&request)),
-        },
-        _ => Err(Failure::no_route(&request)),
+/// What each row of [`ROUTES`] leads to.
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    Login,
+    TokenRefresh,
+    Logout,
+    Subscribe,
+    SubscriptionList,
+    SubscriptionDeleteMany,
+    SubscriptionGet,
+    SubscriptionDelete,
+    OperationCreate(FileType),
+    OperationList,
+    OperationGet,
+    OperationCancel,
+    SubOperationList,
+    PackageList,
+    PackageUpload,
+    PackageGet,
+    PackageDelete,
+}
+
+const ROUTES: &[Route<Call>] = &[
+    route("POST", "/iocm/app/sec/v1.1.0/login", Call::Login),
+    route("POST", "/iocm/app/sec/v1.1.0/refreshToken", Call::TokenRefresh),
+    route("POST", "/iocm/app/sec/v1.1.0/logout", Call::Logout),
+    route("POST", "/iodm/app/sub/v1.1.0/subscribe", Call::Subscribe),
+    route("GET", "/iocm/app/sub/v1.2.0/subscriptions", Call::SubscriptionList),
+    route("DELETE", "/iocm/app/sub/v1.2.0/subscriptions", Call::SubscriptionDeleteMany),
+    route("GET", "/iocm/app/sub/v1.2.0/subscriptions/{id}", Call::SubscriptionGet),
+    route("DELETE", "/iocm/app/sub/v1.2.0/subscriptions/{id}", Call::SubscriptionDelete),
+    route("POST", "/iodm/northbound/v1.5.0/operations/softwareUpgrade", Call::OperationCreate(FileType::SoftwarePackage)),
+    route("POST", "/iodm/northbound/v1.5.0/operations/firmwareUpgrade", Call::OperationCreate(FileType::FirmwarePackage)),
+    route("GET", "/iodm/northbound/v1.5.0/operations", Call::OperationList),
+    route("GET", "/iodm/northbound/v1.5.0/operations/{id}", Call::OperationGet),
+    route("GET", "/iodm/northbound/v1.5.0/operations/{id}/subOperations", Call::SubOperationList),
+    route("POST", "/iodm/northbound/v1.5.0/operations/{id}/cancel", Call::OperationCancel),
+    route("GET", "/iodm/northbound/v1.5.0/category", Call::PackageList),
+    route("POST", "/iodm/northbound/v1.5.0/category", Call::PackageUpload),
+    route("GET", "/iodm/northbound/v1.5.0/category/{id}", Call::PackageGet),
+    route("DELETE", "/iodm/northbound/v1.5.0/category/{id}", Call::PackageDelete),
+];
+
+/// Every call by method and path.
+pub(crate) fn routes() -> impl Iterator<Item = (&'static str, String)> {
+    ROUTES.iter().map(|route| (route.method, route.path.to_owned()))
+}
+
+async fn route_of(app: &App, request: Request) -> Answer {
+    let path = request.uri().path().to_owned();
+    let Ok(path) = segments(&path) else { return Err(Failure::no_route(&request)) };
+    let path: Vec<&str> = path.iter().map(AsRef::as_ref).collect();
+    let Some((call, [id, _])) = find(ROUTES, request.method().as_str(), &path) else { return Err(Failure::no_route(&request)) };
+    match call {
+        Call::Login => login::login(app, request).await,
+        Call::TokenRefresh => login::refresh(app, request).await,
+        Call::Logout => login::logout(app, request).await,
+        Call::Subscribe => subscriptions::subscribe(app, request).await,
+        Call::SubscriptionList => subscriptions::list(app, request).await,
+        Call::SubscriptionDeleteMany => subscriptions::delete_many(app, request).await,
+        Call::SubscriptionGet => subscriptions::get(app, request, id).await,
+        Call::SubscriptionDelete => subscriptions::delete(app, request, id).await,
+        Call::OperationCreate(file_type) => operations::create(app, request, file_type).await,
+        Call::OperationList => operations::list(app, request).await,
+        Call::OperationGet => operations::get(app, request, id).await,
+        Call::OperationCancel => operations::cancel(app, request, id).await,
+        Call::SubOperationList => sub_operations::list(app, request, id).await,
+        Call::PackageList => packages::list(app, request).await,
+        Call::PackageUpload => packages::upload(app, request).await,
+        Call::PackageGet => packages::get(app, request, id).await,
+        Call::PackageDelete => packages::delete(app, request, id).await,
     }
 }
 

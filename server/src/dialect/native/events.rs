@@ -19,9 +19,9 @@ use ::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use ::http::{HeaderMap, HeaderValue, Response};
 use bytes::Bytes;
 use sluicegate::model::{Event, Role, TokenId};
+use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
@@ -31,15 +31,15 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Pages that wait for the client.
 const PAGES_WAITING_MAX: usize = 2;
 
-/// Streams open in this process; beside the gauge, which can't be read.
-static OPEN: AtomicUsize = AtomicUsize::new(0);
+/// Streams open in this process, by the organization of whose token they are; beside the gauge, which can't be read.
+static OPEN: Mutex<BTreeMap<Arc<str>, usize>> = Mutex::new(BTreeMap::new());
 
 pub(super) async fn follow(app: &Arc<App>, request: Request) -> Answer {
     let caller = access::onlooker(app, request.headers(), app.now())?;
     let query = Query::parse(request.uri().query())?;
     let filter = Filter::new(app, &caller, &query)?;
     let from = from(&query, request.headers())?;
-    let slot = Slot::take(app)?;
+    let slot = Slot::take(app, &caller.organization)?;
     let (sender, receiver) = mpsc::channel(PAGES_WAITING_MAX);
     tokio::spawn(send(Arc::clone(app), filter, caller.token, from, sender, slot));
     let mut reply = Response::new(Body::Stream(receiver));
@@ -90,25 +90,46 @@ impl Filter {
 }
 
 /// One of the streams that may be open at once.
-struct Slot(Arc<App>);
+struct Slot {
+    app: Arc<App>,
+    organization: Arc<str>,
+}
 
 impl Slot {
-    fn take(app: &Arc<App>) -> Result<Self, Failure> {
+    fn take(app: &Arc<App>, organization: &Arc<str>) -> Result<Self, Failure> {
         let max = app.config.limits.event_streams_max;
-        let taken = OPEN.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < max).then_some(open + 1));
-        if taken.is_err() {
-            let message = format!("{max} event streams are open, the most there may be; close one, or come back later");
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = open.get(organization).copied().unwrap_or_default();
+        if !has_room(max, open.values().sum(), own) {
+            let message = format!(
+                "too many event streams are open ({max} at most, and an organization that holds most of them leaves some to others); close \
+                 one, or come back later"
+            );
             return Err(Failure::unavailable("too_many_event_streams", 30, message));
         }
+        open.insert(Arc::clone(organization), own + 1);
         app.metrics.event_streams(1);
-        Ok(Self(Arc::clone(app)))
+        Ok(Self { app: Arc::clone(app), organization: Arc::clone(organization) })
     }
+}
+
+/// Whether one more may be opened by somebody who has `own` of `all`: the last tenth is for those who hold less than half, so that no
+/// organization keeps the others from hearing anything.
+fn has_room(max: usize, all: usize, own: usize) -> bool {
+    let is_greedy = own >= max.div_ceil(2);
+    all < if is_greedy { max - max / 10 } else { max }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        OPEN.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.event_streams(-1);
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        match open.get_mut(&self.organization) {
+            Some(own) if *own > 1 => *own -= 1,
+            _ => {
+                open.remove(&self.organization);
+            }
+        }
+        self.app.metrics.event_streams(-1);
     }
 }
 
@@ -184,6 +205,23 @@ mod tests {
             percent: None,
             extra: [("detail".into(), "two\nlines".into())].into(),
         })
+    }
+
+    #[test]
+    fn the_last_tenth_of_the_streams_is_for_those_who_hold_few() {
+        for (max, all, own, expected) in [
+            (1_000, 899, 899, true),
+            (1_000, 900, 900, false),
+            (1_000, 900, 499, true),
+            (1_000, 900, 500, false),
+            (1_000, 999, 0, true),
+            (1_000, 1_000, 0, false),
+            (2, 1, 1, true),
+            (2, 2, 0, false),
+            (1, 0, 0, true),
+        ] {
+            assert_eq!(has_room(max, all, own), expected, "{own} of {all}, at most {max}");
+        }
     }
 
     #[test]

@@ -64,20 +64,6 @@ pub(super) async fn get(app: &App, request: Request, id: &str) -> Answer {
     shown(app, StatusCode::OK, &caller, &organization, parse_id(id)?, now).await
 }
 
-/// What is done with a task. `None`: there is no such verb.
-pub(super) fn action(verb: &str) -> Option<TaskAction> {
-    Some(match verb {
-        "start" => TaskAction::Start,
-        "stop" => TaskAction::Stop,
-        "pause" => TaskAction::Pause,
-        "resume" => TaskAction::Resume,
-        "approve" => TaskAction::Approve,
-        "cancel" => TaskAction::Cancel,
-        "open-wave" => TaskAction::OpenWave,
-        _ => return None,
-    })
-}
-
 pub(super) async fn act(app: &App, request: Request, id: &str, action: TaskAction) -> Answer {
     let now = app.now();
     let caller = access::operator(app, request.headers(), now)?;

@@ -138,18 +138,6 @@ fn states(text: Option<&str>) -> Result<Vec<UpgradeState>, Failure> {
     names.take(UpgradeState::ALL.len()).map(state).collect()
 }
 
-/// What is done with one upgrade. `None`: there is no such verb.
-pub(super) fn action(verb: &str) -> Option<UpgradeAction> {
-    Some(match verb {
-        "cancel" => UpgradeAction::Cancel,
-        "retry" => UpgradeAction::Retry,
-        "force" => UpgradeAction::Force,
-        "confirm" => UpgradeAction::Confirm,
-        "decline" => UpgradeAction::Decline,
-        _ => return None,
-    })
-}
-
 pub(super) async fn act(app: &App, request: Request, id: &str, device_id: &str, action: UpgradeAction) -> Answer {
     let now = app.now();
     let may_be_device = matches!(action, UpgradeAction::Confirm | UpgradeAction::Decline);

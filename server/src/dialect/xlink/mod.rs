@@ -24,6 +24,7 @@ mod status;
 mod tasks;
 
 use crate::app::App;
+use crate::dialect::common::routes::{Names, Route, find, route};
 use crate::http::path::segments;
 use crate::http::{Reply, Request, empty, read_body};
 use ::http::{Method, StatusCode};
@@ -42,7 +43,7 @@ pub fn reads_check(body: &[u8]) -> bool {
 type Answer = Result<Reply, Failure>;
 
 pub async fn handle(app: &Arc<App>, request: Request) -> Reply {
-    match route(app, request).await {
+    match route_of(app, request).await {
         Ok(reply) => reply,
         Err(failure) => failure.into_reply(),
     }
@@ -61,7 +62,63 @@ pub(crate) fn is_of_device(path: &str) -> bool {
     path.starts_with(CHECK) || path.starts_with(REPORT)
 }
 
-async fn route(app: &Arc<App>, request: Request) -> Answer {
+/// What each row of [`ROUTES`] leads to.
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    Check,
+    Report,
+    NewestVersion,
+    Upgrade,
+    TaskCreate,
+    TaskListByQuery,
+    TaskListByBody,
+    TaskStatus,
+    TaskDelete,
+    AppLogin,
+    DeviceActivate,
+    DeviceLogin,
+    DeviceRefresh,
+    FirmwareCreate,
+    FirmwareStatistics,
+    FirmwareGet,
+    FirmwareChange,
+    FirmwareDelete,
+    FirmwareListByQuery,
+    FirmwareListByBody,
+    FirmwareUpload,
+}
+
+const ROUTES: &[Route<Call>] = &[
+    route("POST", "/v2/upgrade/firmware/check/{device_id}", Call::Check),
+    route("POST", "/v2/upgrade/firmware/report/{device_id}", Call::Report),
+    route("POST", "/v2/upgrade/device/newest_version", Call::NewestVersion),
+    route("POST", "/v2/upgrade/device", Call::Upgrade),
+    route("POST", "/v2/upgrade/firmware/task", Call::TaskCreate),
+    route("GET", "/v2/upgrade/firmware/tasks", Call::TaskListByQuery),
+    route("POST", "/v2/upgrade/firmware/tasks", Call::TaskListByBody),
+    route("POST", "/v2/upgrade/firmware/task/status", Call::TaskStatus),
+    route("POST", "/v2/upgrade/firmware/task/delete", Call::TaskDelete),
+    route("POST", "/v2/accesskey_auth", Call::AppLogin),
+    route("POST", "/v2/device_active", Call::DeviceActivate),
+    route("POST", "/v2/device_login", Call::DeviceLogin),
+    route("POST", "/v2/device_refresh", Call::DeviceRefresh),
+    route("POST", "/v2/product/{product_id}/firmware", Call::FirmwareCreate),
+    // Before the firmware by its id.
+    route("GET", "/v2/product/{product_id}/firmware/statistics", Call::FirmwareStatistics),
+    route("GET", "/v2/product/{product_id}/firmware/{id}", Call::FirmwareGet),
+    route("PUT", "/v2/product/{product_id}/firmware/{id}", Call::FirmwareChange),
+    route("DELETE", "/v2/product/{product_id}/firmware/{id}", Call::FirmwareDelete),
+    route("GET", "/v2/product/{product_id}/firmwares", Call::FirmwareListByQuery),
+    route("POST", "/v2/product/{product_id}/firmwares", Call::FirmwareListByBody),
+    route("POST", "/v2/upload/product/{product_id}/firmware", Call::FirmwareUpload),
+];
+
+/// Every call by method and path.
+pub(crate) fn routes() -> impl Iterator<Item = (&'static str, String)> {
+    ROUTES.iter().map(|route| (route.method, route.path.to_owned()))
+}
+
+async fn route_of(app: &Arc<App>, request: Request) -> Answer {
     let path = request.uri().path();
     let is_post = request.method() == Method::POST;
     // The busiest call first, and without taking the path apart. Applications hang a suffix on it (`/geapp`): it is tolerated.
@@ -73,39 +130,39 @@ async fn route(app: &Arc<App>, request: Request) -> Answer {
         let device_id = rest.trim_end_matches('/').to_owned();
         return report::report(app, request, &device_id).await;
     }
-    match (request.method().as_str(), path.trim_end_matches('/')) {
-        ("POST", "/v2/upgrade/firmware/task") => tasks::create(app, request).await,
-        ("GET", "/v2/upgrade/firmware/tasks") => tasks::list_by_query(app, request).await,
-        ("POST", "/v2/upgrade/firmware/tasks") => tasks::list_by_body(app, request).await,
-        ("POST", "/v2/upgrade/firmware/task/status") => tasks::set_status(app, request).await,
-        ("POST", "/v2/upgrade/firmware/task/delete") => tasks::delete(app, request).await,
-        ("POST", "/v2/upgrade/device/newest_version") => check::newest_version(app, request).await,
-        ("POST", "/v2/upgrade/device") => check::upgrade(app, request).await,
-        ("POST", "/v2/accesskey_auth") => login::app(app, request).await,
-        ("POST", "/v2/device_active") => login::activate(app, request).await,
-        ("POST", "/v2/device_login") => login::device(app, request).await,
-        ("POST", "/v2/device_refresh") => login::refresh(app, request).await,
-        _ => route_product(app, request).await,
+    let path = path.trim_end_matches('/').to_owned();
+    let Ok(path) = segments(&path) else { return Err(path_unknown(&request)) };
+    let path: Vec<&str> = path.iter().map(AsRef::as_ref).collect();
+    match find(ROUTES, request.method().as_str(), &path) {
+        Some((call, names)) => answer(app, request, call, names).await,
+        None => Err(path_unknown(&request)),
     }
 }
 
-/// The paths that name a product: `/v2/product/{product_id}/…`, `/v2/upload/product/{product_id}/firmware`.
-async fn route_product(app: &Arc<App>, request: Request) -> Answer {
-    let decoded: Vec<String> = match segments(request.uri().path()) {
-        Ok(segments) => segments.into_iter().map(String::from).collect(),
-        Err(_) => return Err(path_unknown(&request)),
-    };
-    let names: Vec<&str> = decoded.iter().map(String::as_str).collect();
-    match (request.method().as_str(), names.as_slice()) {
-        ("POST", ["v2", "product", product_id, "firmware"]) => firmware::create(app, request, product_id).await,
-        ("GET", ["v2", "product", product_id, "firmware", "statistics"]) => firmware::statistics(app, request, product_id).await,
-        ("GET", ["v2", "product", product_id, "firmware", id]) => firmware::get(app, request, product_id, id).await,
-        ("PUT", ["v2", "product", product_id, "firmware", id]) => firmware::change(app, request, product_id, id).await,
-        ("DELETE", ["v2", "product", product_id, "firmware", id]) => firmware::delete(app, request, product_id, id).await,
-        ("GET", ["v2", "product", product_id, "firmwares"]) => firmware::list_by_query(app, request, product_id).await,
-        ("POST", ["v2", "product", product_id, "firmwares"]) => firmware::list_by_body(app, request, product_id).await,
-        ("POST", ["v2", "upload", "product", product_id, "firmware"]) => firmware::upload(app, request, product_id).await,
-        _ => Err(path_unknown(&request)),
+async fn answer(app: &Arc<App>, request: Request, call: Call, names: Names<'_>) -> Answer {
+    let [name, id] = names;
+    match call {
+        Call::Check => check::check(app, request, name).await,
+        Call::Report => report::report(app, request, name).await,
+        Call::NewestVersion => check::newest_version(app, request).await,
+        Call::Upgrade => check::upgrade(app, request).await,
+        Call::TaskCreate => tasks::create(app, request).await,
+        Call::TaskListByQuery => tasks::list_by_query(app, request).await,
+        Call::TaskListByBody => tasks::list_by_body(app, request).await,
+        Call::TaskStatus => tasks::set_status(app, request).await,
+        Call::TaskDelete => tasks::delete(app, request).await,
+        Call::AppLogin => login::app(app, request).await,
+        Call::DeviceActivate => login::activate(app, request).await,
+        Call::DeviceLogin => login::device(app, request).await,
+        Call::DeviceRefresh => login::refresh(app, request).await,
+        Call::FirmwareCreate => firmware::create(app, request, name).await,
+        Call::FirmwareStatistics => firmware::statistics(app, request, name).await,
+        Call::FirmwareGet => firmware::get(app, request, name, id).await,
+        Call::FirmwareChange => firmware::change(app, request, name, id).await,
+        Call::FirmwareDelete => firmware::delete(app, request, name, id).await,
+        Call::FirmwareListByQuery => firmware::list_by_query(app, request, name).await,
+        Call::FirmwareListByBody => firmware::list_by_body(app, request, name).await,
+        Call::FirmwareUpload => firmware::upload(app, request, name).await,
     }
 }
 
