@@ -7,8 +7,8 @@
 //! cargo test -p sluicegate --lib --features models -- models --nocapture
 //! ```
 //!
-//! Orders with more than the given number of preemptions are left out: a thread that has to wait is no preemption, so every order in
-//! which threads wait for each other is tried, and mistakes that need more than three interruptions at the wrong places are not found.
+//! Orders with more than two preemptions are left out (`LOOM_MAX_PREEMPTIONS=3` for more): a thread that has to wait is no preemption, so
+//! every order in which threads wait for each other is tried, and mistakes that need more interruptions at the wrong places are not found.
 
 #![allow(clippy::unwrap_used, reason = "a model that meets what it doesn't expect should end there and then")]
 
@@ -28,6 +28,9 @@ use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::thread;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
+
+/// Enough for every mistake that was made on purpose, and some seconds.
+const PREEMPTIONS_MAX: usize = 2;
 
 const NOW: Timestamp = Timestamp::from_seconds(1_800_000_000);
 
@@ -106,11 +109,11 @@ impl World {
 }
 
 /// Tries every order, counts them, and says so.
-fn explore(name: &str, preemptions_max: usize, model: impl Fn() + Send + Sync + 'static) {
+fn explore(name: &str, model: impl Fn() + Send + Sync + 'static) {
     let executions = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&executions);
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(preemptions_max);
+    let preemptions_max = *builder.preemption_bound.get_or_insert(PREEMPTIONS_MAX);
     builder.max_branches = 20_000;
     builder.expect_explicit_explore = true;
     builder.check(move || {
@@ -174,8 +177,8 @@ fn is_offer(checked: &Checked) -> bool {
 }
 
 #[test]
-fn models_a_check_tells_of_a_permit_once_it_is_durable_and_from_its_answer_on() {
-    explore("a permit, and checks", 3, || {
+fn a_check_tells_of_a_permit_once_it_is_durable_and_from_its_answer_on() {
+    explore("a permit, and checks", || {
         let (_, published, queue, disk, writer) = World::new(4, with_one_permit).start();
         let reader = {
             let (published, disk) = (Arc::clone(&published), disk.clone());
@@ -204,8 +207,8 @@ fn models_a_check_tells_of_a_permit_once_it_is_durable_and_from_its_answer_on() 
 }
 
 #[test]
-fn models_a_permit_that_could_not_be_kept_is_told_to_nobody() {
-    explore("a permit that is not kept", 3, || {
+fn a_permit_that_could_not_be_kept_is_told_to_nobody() {
+    explore("a permit that is not kept", || {
         let world = World::new(4, with_one_permit);
         world.disk.0.lock().unwrap().fails = true;
         let (shared, published, queue, _, writer) = world.start();
@@ -224,8 +227,8 @@ fn models_a_permit_that_could_not_be_kept_is_told_to_nobody() {
 }
 
 #[test]
-fn models_what_is_read_of_the_state_is_durable() {
-    explore("reads of the state", 3, || {
+fn what_is_read_of_the_state_is_durable() {
+    explore("reads of the state", || {
         let (shared, _, queue, disk, writer) = World::new(4, with_one_permit).start();
         let reader = {
             let (shared, disk) = (Arc::clone(&shared), disk.clone());
@@ -245,8 +248,8 @@ fn models_what_is_read_of_the_state_is_durable() {
 }
 
 #[test]
-fn models_no_check_is_told_an_offer_from_before_a_stop_that_was_acknowledged() {
-    explore("a stop, and checks", 3, || {
+fn no_check_is_told_an_offer_from_before_a_stop_that_was_acknowledged() {
+    explore("a stop, and checks", || {
         let mut id = None;
         let world = World::new(4, |state| {
             with_one_permit(state);
@@ -285,8 +288,8 @@ fn models_no_check_is_told_an_offer_from_before_a_stop_that_was_acknowledged() {
 }
 
 #[test]
-fn models_a_task_is_published_whole_or_not_at_all() {
-    explore("a new task, and checks", 3, || {
+fn a_task_is_published_whole_or_not_at_all() {
+    explore("a new task, and checks", || {
         let (_, published, queue, _, writer) = World::new(4, |_| ()).start();
         let reader = {
             let published = Arc::clone(&published);
@@ -313,8 +316,8 @@ fn models_a_task_is_published_whole_or_not_at_all() {
 }
 
 #[test]
-fn models_everybody_in_a_full_queue_that_is_closed_is_answered_once() {
-    explore("a queue that is closed", 2, || {
+fn everybody_in_a_full_queue_that_is_closed_is_answered_once() {
+    explore("a queue that is closed", || {
         let (_, published, queue, disk, writer) = World::new(1, |_| ()).start();
         let asker = {
             let (queue, published, disk) = (Arc::clone(&queue), Arc::clone(&published), disk.clone());
@@ -348,8 +351,8 @@ fn answered(pending: Pending<()>, id: u64, published: &Published, disk: &Disk) {
 }
 
 #[test]
-fn models_a_writer_that_ends_in_the_middle_leaves_nobody_waiting() {
-    explore("a writer that ends in the middle", 3, || {
+fn a_writer_that_ends_in_the_middle_leaves_nobody_waiting() {
+    explore("a writer that ends in the middle", || {
         let World { shared, published, queue, jobs, disk } = World::new(2, with_one_permit);
         loom::explore();
         let writer = Writer::new(Arc::clone(&shared), jobs, Box::new(disk.clone()), 0);

@@ -25,8 +25,8 @@ use ledger::Ledger;
 use random::Random;
 use sluicegate::model::Timestamp;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::sync::OnceLock;
+use std::process::{Command, Stdio};
+use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use workload::Part;
 
@@ -127,6 +127,9 @@ fn repeat(name: &str, salt: u64, run: impl Fn(u64) -> Tally) {
     }
 }
 
+/// Until a child has become another program it has our open files, and so the locks on folders that we have given free.
+static STARTING: RwLock<()> = RwLock::new(());
+
 /// A folder that lives through power cuts.
 struct Scene {
     /// What the child works on.
@@ -174,7 +177,12 @@ impl Scene {
         } else {
             println!("  {part:?}");
         }
-        let done = child.output().expect("the child runs");
+        child.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let started = {
+            let _alone = STARTING.write().unwrap_or_else(PoisonError::into_inner);
+            child.spawn().expect("the child starts")
+        };
+        let done = started.wait_with_output().expect("the child ends");
         let said = || format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
         assert!(done.status.success(), "the child failed ({}): {}", done.status, said());
         self.tally.recordings += 1;
@@ -205,7 +213,9 @@ impl Scene {
                 }
                 self.tally.cuts += 1;
                 let (path, ledger) = (folder.path(), &self.ledger);
+                let nobody_starts = STARTING.read().unwrap_or_else(PoisonError::into_inner);
                 let checked = std::panic::catch_unwind(|| promises::check(path, ledger));
+                drop(nobody_starts);
                 if let Err(panic) = checked {
                     let record = self.record.path().display();
                     println!(
