@@ -5,6 +5,7 @@ use crate::config::{Config, Registration};
 use crate::dialect::common::fair_use::FairUse;
 use crate::dialect::{enos, huawei};
 use crate::downloads::Downloads;
+use crate::guesses::Guesses;
 use crate::image::LinkSigner;
 use crate::metrics::Metrics;
 use crate::mqtt::Mqtt;
@@ -32,6 +33,7 @@ pub struct App {
     pub webhooks: Webhooks,
     pub(crate) mqtt: Mqtt,
     pub fair_use: FairUse,
+    pub guesses: Guesses,
     /// What links begin with, without a slash at its end.
     pub public_url: String,
 }

@@ -47,6 +47,7 @@ impl Clock {
                     app.uploads.forget_resting(app.now());
                     app.huawei.forget_resting();
                     app.fair_use.forget_resting();
+                    app.guesses.forget_resting();
                 }
             }
         };

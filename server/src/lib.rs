@@ -6,7 +6,7 @@
 //! - [`uploads`]: images that come in pieces;
 //! - [`webhooks`]: events to whoever subscribed;
 //! - [`mqtt`]: devices that are sent their upgrades, and consumers of events;
-//! - [`auth`], [`secrets`]: who calls, and the keys that lie outside the tables;
+//! - [`auth`], [`secrets`]: who calls, and the keys that lie outside the tables; [`guesses`]: who only guesses;
 //! - [`app`]: what every handler shares; [`clock`]: what happens by itself; [`metrics`], [`logging`]: what the operator sees.
 //!
 //! Nothing here decides about upgrades: a dialect decodes, asks the engine, and encodes.
@@ -19,6 +19,7 @@ pub mod config;
 pub mod dialect;
 pub mod downloads;
 mod event_reader;
+pub mod guesses;
 pub mod http;
 pub mod image;
 pub mod logging;

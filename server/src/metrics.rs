@@ -24,6 +24,8 @@ pub struct Metrics {
     connections: Gauge,
     connections_refused: Counter,
     connections_timed_out: Counter,
+    credentials_wrong: Counter,
+    refusals_held_back: Counter,
     handshakes_failed: Counter,
     image_bytes_served: Counter,
     progress_failed: Counter,
@@ -78,6 +80,8 @@ impl Metrics {
             connections: gauge!("sluicegate_connections"),
             connections_refused: counter!("sluicegate_connections_refused_total"),
             connections_timed_out: counter!("sluicegate_connections_timed_out_total"),
+            credentials_wrong: counter!("sluicegate_wrong_credentials_total"),
+            refusals_held_back: counter!("sluicegate_refusals_held_back_total"),
             handshakes_failed: counter!("sluicegate_tls_handshakes_failed_total"),
             image_bytes_served: counter!("sluicegate_image_bytes_served_total"),
             progress_failed: counter!("sluicegate_download_progress_failed_total"),
@@ -150,6 +154,14 @@ impl Metrics {
 
     pub fn connection_timed_out(&self) {
         self.connections_timed_out.increment(1);
+    }
+
+    pub fn credentials_wrong(&self) {
+        self.credentials_wrong.increment(1);
+    }
+
+    pub fn refusal_held_back(&self) {
+        self.refusals_held_back.increment(1);
     }
 
     pub fn handshake_failed(&self) {
@@ -286,6 +298,11 @@ fn describe() {
     describe_counter!(
         "sluicegate_connections_timed_out_total",
         "Connections, and single replies of HTTP/2, given up because the client was silent or took nothing"
+    );
+    describe_counter!("sluicegate_wrong_credentials_total", "Tokens, secrets, signatures and links that were wrong or not known");
+    describe_counter!(
+        "sluicegate_refusals_held_back_total",
+        "Refusals of wrong credentials that went out late, because too many came from their address"
     );
     describe_counter!("sluicegate_tls_handshakes_failed_total", "TLS handshakes that came to nothing");
     describe_counter!("sluicegate_image_bytes_served_total", Unit::Bytes, "Bytes of images handed to the network");

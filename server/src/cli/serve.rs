@@ -15,6 +15,7 @@ use crate::config::{Config, LogFormat, ServeArguments};
 use crate::dialect::common::fair_use::FairUse;
 use crate::dialect::{self, enos, huawei};
 use crate::downloads::Downloads;
+use crate::guesses::Guesses;
 use crate::http::listener::{Front, Port, Ports, Workers};
 use crate::http::tls::Tls;
 use crate::image::LinkSigner;
@@ -112,6 +113,7 @@ pub(super) fn open(
         webhooks: Webhooks::default(),
         mqtt: Mqtt::default(),
         fair_use: FairUse::new(&config.limits),
+        guesses: Guesses::new(config.limits.wrong_credentials_per_minute, Arc::clone(&metrics)),
         public_url: config.public_url.clone().unwrap_or_else(|| format!("http://{plain}")),
         engine,
         config,

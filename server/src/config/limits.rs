@@ -27,6 +27,8 @@ pub struct Limits {
     pub calls_per_minute: u32,
     /// Checks a minute of each device; 0: any number.
     pub checks_per_minute: u32,
+    /// Wrong tokens, secrets, signatures and links a minute of each address, beyond which their refusals are held back; 0: any number.
+    pub wrong_credentials_per_minute: u32,
     /// From the first byte of a request's head to its last; also a TLS handshake.
     pub header_timeout: Duration,
     /// For a small body whole; for a streamed one between two pieces of it.
@@ -53,6 +55,8 @@ impl Default for Limits {
             event_streams_max: 1_000,
             calls_per_minute: 0,
             checks_per_minute: 0,
+            // A fleet behind one address whose tokens were all revoked is heard out at once, and a guesser gets nowhere.
+            wrong_credentials_per_minute: 600,
             header_timeout: Duration::from_secs(10),
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
@@ -95,7 +99,7 @@ macro_rules! limits_table {
 
 limits_table! {
     plain: connections_max: usize, h2_streams_max: u32, header_bytes_max: usize, headers_max: usize, body_bytes_max: usize, event_streams_max: usize,
-        calls_per_minute: u32, checks_per_minute: u32;
+        calls_per_minute: u32, checks_per_minute: u32, wrong_credentials_per_minute: u32;
     seconds: header_timeout_s = header_timeout, body_timeout_s = body_timeout, idle_timeout_s = idle_timeout,
         write_timeout_s = write_timeout, stop_timeout_s = stop_timeout;
     engine: id_bytes_max: usize, version_bytes_max: usize, name_chars_max: usize, text_chars_max: usize, url_bytes_max: usize,

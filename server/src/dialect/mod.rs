@@ -8,6 +8,7 @@ pub mod native;
 pub mod xlink;
 
 use crate::app::App;
+use crate::guesses::WrongCredentials;
 use crate::http::{Reply, Request};
 use crate::mqtt::courier::{Manner, Patience};
 use crate::mqtt::links::Link;
@@ -31,6 +32,15 @@ pub static EVENT_FORMATS: &[&dyn Format] = &[
 
 /// Answers a request, whichever platform it is meant for.
 pub async fn handle(app: &Arc<App>, request: Request) -> Reply {
+    let address = request.body().peer().address.ip();
+    let reply = handle_in_its_tongue(app, request).await;
+    if reply.extensions().get::<WrongCredentials>().is_some() {
+        app.guesses.refused(address).await;
+    }
+    reply
+}
+
+async fn handle_in_its_tongue(app: &Arc<App>, request: Request) -> Reply {
     match first_segment(request.uri().path()) {
         // A scrape sees the figures of now; between scrapes nobody needs them.
         "metrics" => {
@@ -45,16 +55,6 @@ pub async fn handle(app: &Arc<App>, request: Request) -> Reply {
     }
 }
 
-/// Which platform's tongue a device speaks over MQTT.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Tongue {
-    Autel,
-    Enos,
-}
-
-/// How devices of a platform are sent their upgrades.
-pub(crate) fn manner(tongue: Tongue, app: &App) -> Manner {
-    let config = &app.config.mqtt;
 /// Every call there is: the platform, the method, and the path with its names in braces.
 pub(crate) fn routes() -> impl Iterator<Item = (&'static str, &'static str, String)> {
     fn of(
@@ -73,6 +73,16 @@ pub(crate) fn device_filters() -> impl Iterator<Item = &'static str> {
     autel::topic::filters().into_iter().chain(enos::device::topics::filters())
 }
 
+/// Which platform's tongue a device speaks over MQTT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tongue {
+    Autel,
+    Enos,
+}
+
+/// How devices of a platform are sent their upgrades.
+pub(crate) fn manner(tongue: Tongue, app: &App) -> Manner {
+    let config = &app.config.mqtt;
     match tongue {
         Tongue::Autel => Manner {
             answered: Some(Patience { wait: config.reply_wait, sends_max: config.sends_max }),

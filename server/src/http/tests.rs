@@ -74,6 +74,7 @@ impl Server {
             webhooks: Default::default(),
             mqtt: Default::default(),
             fair_use: crate::dialect::common::fair_use::FairUse::new(&config.limits),
+            guesses: crate::guesses::Guesses::new(config.limits.wrong_credentials_per_minute, metrics()),
             public_url: format!("http://{address}"),
             engine,
             config,

@@ -199,6 +199,9 @@ impl Client {
                 app.metrics.mqtt("login_refused");
                 let username = connect.username.as_deref().unwrap_or("nobody");
                 app.mqtt.noise.tell("login_refused", &address.to_string(), format_args!("{username} was not let in: {error:?}"));
+                if error == LoginError::Credentials {
+                    app.guesses.refused(address.ip()).await;
+                }
                 line.wire.refuse(match error {
                     LoginError::Credentials => Refusal::BadCredentials,
                     LoginError::Forbidden => Refusal::NotAuthorized,

@@ -9,6 +9,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::dialect::common::FIRMWARE_UPGRADE_TYPE;
 use crate::dialect::common::routes::{Route, at, find, route};
+use crate::guesses::WrongCredentials;
 use crate::http::path::segments;
 use crate::http::{Reply, Request, json_bytes, read_body};
 use ::http::StatusCode;
@@ -32,7 +33,13 @@ type Refused = (StatusCode, String);
 pub(crate) async fn handle(app: &Arc<App>, request: Request) -> Reply {
     match order(app, request).await {
         Ok(body) => json_bytes(StatusCode::OK, body.into()),
-        Err((status, message)) => json_bytes(status, rest::failure(&message).into()),
+        Err((status, message)) => {
+            let mut reply = json_bytes(status, rest::failure(&message).into());
+            if status == StatusCode::UNAUTHORIZED {
+                reply.extensions_mut().insert(WrongCredentials);
+            }
+            reply
+        }
     }
 }
 

@@ -74,7 +74,8 @@ pub(super) async fn check_signature(
     if !matches(&signature(token, &parameters.0, body, timestamp, &secret.secret), got) {
         return Err(Failure::forbidden(
             "apim-signature is wrong; expected the SHA-256 of token, parameters, body, timestamp and secret as docs/enos.md tells",
-        ));
+        )
+        .wrong_credentials());
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use super::Answer;
 use super::status::Failure;
+use crate::guesses::WrongCredentials;
 use crate::http::{Reply, json_bytes, retry_after};
 use crate::secrets;
 use ::http::StatusCode;
@@ -30,7 +31,10 @@ pub(super) fn failure(failure: &Failure) -> Reply {
         data: (),
     }
     let shown = Shown { code: failure.code as u32, msg: &failure.message, request_id: request_id(), data: () };
-    let reply = crate::http::json(failure.http, &shown);
+    let mut reply = crate::http::json(failure.http, &shown);
+    if failure.is_wrong_credentials {
+        reply.extensions_mut().insert(WrongCredentials);
+    }
     match failure.retry_after_s {
         Some(seconds) => retry_after(reply, seconds),
         None => reply,

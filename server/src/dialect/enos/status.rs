@@ -50,11 +50,13 @@ pub(super) struct Failure {
     pub(super) message: String,
     pub(super) http: StatusCode,
     pub(super) retry_after_s: Option<u32>,
+    /// The caller showed something that it may have guessed.
+    pub(super) is_wrong_credentials: bool,
 }
 
 impl Failure {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), http: StatusCode::OK, retry_after_s: None }
+        Self { code, message: message.into(), http: StatusCode::OK, retry_after_s: None, is_wrong_credentials: false }
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {
@@ -63,6 +65,11 @@ impl Failure {
 
     pub(super) fn forbidden(message: impl Into<String>) -> Self {
         Self::new(Code::Forbidden, message)
+    }
+
+    /// Of whoever may only have guessed.
+    pub(super) fn wrong_credentials(self) -> Self {
+        Self { is_wrong_credentials: true, ..self }
     }
 
     /// A bug of ours.
@@ -172,7 +179,7 @@ fn of_conflict(conflict: Conflict, error: &Error) -> Failure {
 
 impl From<AuthError> for Failure {
     fn from(error: AuthError) -> Self {
-        Self::forbidden(match error {
+        let failure = Self::forbidden(match error {
             AuthError::Missing => {
                 "header apim-accesstoken is missing; get a token from the token service and send it in that header"
             }
@@ -180,7 +187,8 @@ impl From<AuthError> for Failure {
                 "the token in apim-accesstoken is not known here; get another from the token service"
             }
             AuthError::Expired => "the token in apim-accesstoken has expired; get another from the token service",
-        })
+        });
+        if error == AuthError::Unknown { failure.wrong_credentials() } else { failure }
     }
 }
 

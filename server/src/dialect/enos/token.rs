@@ -16,6 +16,7 @@ use crate::config::EnosSignature;
 use crate::dialect::common::decode::from_json;
 use crate::dialect::common::lenient;
 use crate::dialect::common::status as common;
+use crate::guesses::WrongCredentials;
 use crate::http::{BodyError, Reply, Request, json, read_body, retry_after};
 use ::http::{Method, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -202,7 +203,10 @@ fn reply(issued: Result<(String, u64), Refusal>) -> Reply {
         }
         Err(refusal) => {
             let shown = Shown { status: refusal.status as u16, msg: &refusal.message, business, data: None };
-            let reply = json(refusal.http, &shown);
+            let mut reply = json(refusal.http, &shown);
+            if matches!(refusal.status, Status::AppKeyUnknown | Status::EncryptionWrong) {
+                reply.extensions_mut().insert(WrongCredentials);
+            }
             match refusal.retry_after_s {
                 Some(seconds) => retry_after(reply, seconds),
                 None => reply,

@@ -103,6 +103,7 @@ fn caller(app: &App, headers: &HeaderMap, now: Timestamp) -> Result<(Caller, Arc
         AuthError::Missing => invalid("header Authorization is missing; log in and send Bearer and the accessToken in it"),
         AuthError::Unknown | AuthError::Certificate => {
             invalid("the accessToken is not known here; it may have been replaced by a later login: log in again")
+                .wrong_credentials()
         }
         AuthError::Expired => invalid("the accessToken has expired; log in again or refresh it"),
     })?;

@@ -99,7 +99,10 @@ pub(super) async fn logout(app: &App, request: Request) -> Answer {
     let written = Written::read(&body_of(app, request).await?)?;
     let token = written.access_token.or(of_call);
     let caller = app.auth.authenticate(token.as_deref(), TokenPurpose::Access, now);
-    let refuse = || Failure::new(Code::TokenInvalid, "the accessToken is none that an application logged in for; nothing to end");
+    let refuse = || {
+        Failure::new(Code::TokenInvalid, "the accessToken is none that an application logged in for; nothing to end")
+            .wrong_credentials()
+    };
     let own = |caller: Caller| caller.app.filter(|app| caller.token == Some(token_id(app, TokenPurpose::Access)));
     let id = caller.ok().and_then(own).ok_or_else(refuse)?;
     let _turn = turn(&id).lock().await;
@@ -116,7 +119,8 @@ async fn owner(app: &App, written: &Written) -> Result<Owner, Failure> {
     let id = required("appId", written.app_id.as_deref())?;
     let secret = required("secret", written.secret.as_deref())?;
     let found = app.auth.app_login(id, secret).await?;
-    let (id, organization) = found.ok_or_else(|| Failure::new(Code::SecretWrong, "appId and secret don't belong together"))?;
+    let wrong = || Failure::new(Code::SecretWrong, "appId and secret don't belong together").wrong_credentials();
+    let (id, organization) = found.ok_or_else(wrong)?;
     Ok(Owner { id, organization })
 }
 

@@ -6,6 +6,7 @@
 use crate::dialect::common::limiter::Exceeded;
 use crate::dialect::common::status::{Status, ingest_status, status};
 use crate::dialect::common::upload::UploadError;
+use crate::guesses::WrongCredentials;
 use crate::http::path::PathError;
 use crate::http::{BodyError, Reply, Request, json, retry_after};
 use ::http::StatusCode;
@@ -85,11 +86,18 @@ pub(super) struct Failure {
     pub(super) http: StatusCode,
     pub(super) detail: String,
     pub(super) retry_after_s: Option<u32>,
+    /// The caller showed something that it may have guessed.
+    pub(super) is_wrong_credentials: bool,
 }
 
 impl Failure {
     pub(super) fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { code, http: code.http(), detail: detail.into(), retry_after_s: None }
+        Self { code, http: code.http(), detail: detail.into(), retry_after_s: None, is_wrong_credentials: false }
+    }
+
+    /// Of whoever may only have guessed.
+    pub(super) fn wrong_credentials(self) -> Self {
+        Self { is_wrong_credentials: true, ..self }
     }
 
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
@@ -126,7 +134,10 @@ impl Failure {
         }
         let body =
             Shown { error_code: (self.code as u32).to_string(), error_desc: self.code.description(), error_detail: &self.detail };
-        let reply = json(self.http, &body);
+        let mut reply = json(self.http, &body);
+        if self.is_wrong_credentials {
+            reply.extensions_mut().insert(WrongCredentials);
+        }
         match self.retry_after_s {
             Some(seconds) => retry_after(reply, seconds),
             None => reply,

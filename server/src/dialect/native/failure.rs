@@ -8,6 +8,7 @@ use crate::dialect::common::check::CheckRefused;
 use crate::dialect::common::limiter::Exceeded;
 use crate::dialect::common::status::{Status, ingest_status, status};
 use crate::dialect::common::upload::UploadError;
+use crate::guesses::WrongCredentials;
 use crate::http::path::PathError;
 use crate::http::{BodyError, Reply, Request, json, retry_after, with_header};
 use ::http::StatusCode;
@@ -26,6 +27,8 @@ pub(super) struct Failure {
     pub(super) allow: Option<String>,
     /// Where an upload goes on, which isn't where the caller thought.
     pub(super) upload_offset: Option<u64>,
+    /// The caller showed something that it may have guessed.
+    pub(super) is_wrong_credentials: bool,
 }
 
 /// `error` of a reply, and of a line about a refused device.
@@ -39,7 +42,15 @@ pub(super) struct ErrorShown<'a> {
 
 impl Failure {
     pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), retry_after_s: None, allow: None, upload_offset: None }
+        Self {
+            status,
+            code,
+            message: message.into(),
+            retry_after_s: None,
+            allow: None,
+            upload_offset: None,
+            is_wrong_credentials: false,
+        }
     }
 
     /// A value is malformed or out of its range.
@@ -49,6 +60,11 @@ impl Failure {
 
     pub(super) fn forbidden(message: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
+    /// Of whoever may only have guessed.
+    pub(super) fn wrong_credentials(self) -> Self {
+        Self { is_wrong_credentials: true, ..self }
     }
 
     fn of(status: Status, message: String) -> Self {
@@ -87,6 +103,9 @@ impl Failure {
         }
         if self.status == StatusCode::UNAUTHORIZED {
             reply = with_header(reply, WWW_AUTHENTICATE, "Bearer");
+        }
+        if self.is_wrong_credentials {
+            reply.extensions_mut().insert(WrongCredentials);
         }
         // What is left of such a body is not worth reading.
         if matches!(self.status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
@@ -143,7 +162,8 @@ impl From<AuthError> for Failure {
                 "the connection's certificate has expired or was revoked, or its authority isn't trusted any more; show another, or send a token",
             ),
         };
-        Self::new(StatusCode::UNAUTHORIZED, code, message)
+        let failure = Self::new(StatusCode::UNAUTHORIZED, code, message);
+        if error == AuthError::Unknown { failure.wrong_credentials() } else { failure }
     }
 }
 

@@ -162,7 +162,8 @@ impl From<LinkError> for Failure {
             LinkError::Expired { .. } => (StatusCode::FORBIDDEN, "link_expired"),
             LinkError::Altered => (StatusCode::FORBIDDEN, "link_invalid"),
         };
-        Self::new(status, code, error.to_string())
+        let failure = Self::new(status, code, error.to_string());
+        if error == LinkError::Altered { failure.wrong_credentials() } else { failure }
     }
 }
 

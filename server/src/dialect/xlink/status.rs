@@ -6,6 +6,7 @@
 use crate::auth::AuthError;
 use crate::dialect::common::check::CheckRefused;
 use crate::dialect::common::limiter::Exceeded;
+use crate::guesses::WrongCredentials;
 use crate::http::path::PathError;
 use crate::http::{BodyError, Reply, json, retry_after};
 use ::http::StatusCode;
@@ -82,7 +83,10 @@ impl Failure {
             msg: &'a str,
         }
         let body = Wrapped { error: Inner { code: self.code as u32, msg: &self.message } };
-        let reply = json(self.code.status(), &body);
+        let mut reply = json(self.code.status(), &body);
+        if matches!(self.code, Code::TokenUnknown | Code::AuthorizeCodeWrong) {
+            reply.extensions_mut().insert(WrongCredentials);
+        }
         match self.retry_after_s {
             Some(seconds) => retry_after(reply, seconds),
             None => reply,
