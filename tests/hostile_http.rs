@@ -6,6 +6,7 @@ use crate::common::{ADMIN_TOKEN, Fleet, TestServer, image_bytes};
 use crate::hostile_support::{beside_good_clients, status_of};
 use serde_json::json;
 use std::io::{BufReader, Write};
+use std::net::Shutdown;
 
 /// Behind everything that is sent stands this request. Its answer names it, so it shows where it was read.
 const SMUGGLED: &str = "GET /smuggled HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n";
@@ -183,6 +184,27 @@ fn hundreds_of_requests_at_once_are_answered_in_order_up_to_the_bad_one() {
         let answer = server.anonymous().exchange(format!("{before}{after}{SMUGGLED}").as_bytes());
         assert_eq!(answer.matches("HTTP/1.1 404").count(), 2 * BEFORE + 1);
     });
+}
+
+#[test]
+fn a_client_that_closes_its_sending_side_gets_its_answers() {
+    let server = TestServer::start();
+    let client = server.anonymous();
+    let ask = |request: String| {
+        let mut stream = client.connect().unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream.shutdown(Shutdown::Write).unwrap();
+        read_to_close(&mut stream)
+    };
+    // What has to be made durable takes longer than it takes to notice that nothing more will come.
+    for number in 0..20 {
+        let put = format!(
+            "PUT /api/v1/products/p-{number} HTTP/1.1\r\nHost: t\r\nAuthorization: Bearer {ADMIN_TOKEN}\r\nContent-Length: 2\r\n\r\n{{}}"
+        );
+        assert!(ask(put.clone()).starts_with("HTTP/1.1 201"));
+        let several = put.repeat(3);
+        assert_eq!(ask(several).matches("HTTP/1.1 200").count(), 3);
+    }
 }
 
 #[test]
