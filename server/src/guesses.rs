@@ -1,4 +1,4 @@
-//! Wrong credentials, counted for each address they come from: who guesses is answered ever more slowly, and nobody else is.
+//! Wrong credentials, counted for each address they come from: who guesses is answered late, and nobody else is.
 //!
 //! What was sent is looked at first, and only a refusal may be held back. So whoever holds a good token passes at once, whatever
 //! others behind the same address do: a factory of devices behind one NAT isn't locked out by one of them that guesses.

@@ -193,6 +193,12 @@ impl Response {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// Headers and body, for whoever looks for something that shouldn't be in it.
+    pub(crate) fn everything(&self) -> String {
+        let headers: String = self.headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect();
+        headers + &self.text()
+    }
+
     #[track_caller]
     pub(crate) fn expect(self, status: u16) -> Self {
         assert_eq!(self.status, status, "{}: {}", self.request, self.text());

@@ -48,7 +48,9 @@ where
     let limits = &front.app.config.limits;
     let mut builder = http1::Builder::new();
     // hyper's own bound of what it buffers (about 400 KiB in each direction) stays: pieces of images are queued by reference.
-    builder.header_read_timeout(None).max_header_size(limits.header_bytes_max);
+    // A device may close its sending side once it has said all; it still gets its answer. Whoever is gone altogether is noticed when
+    // something is written to it.
+    builder.header_read_timeout(None).max_header_size(limits.header_bytes_max).half_close(true);
     if limits.headers_max != crate::config::limits::HEADERS_MAX_OF_HYPER {
         builder.max_headers(limits.headers_max);
     }

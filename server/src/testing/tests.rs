@@ -4,7 +4,7 @@ use super::readers;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Of each kept input.
+/// Of each kept input; `SLUICEGATE_DAMAGED` for more of them.
 const DAMAGED: u64 = 200;
 
 fn corpus() -> PathBuf {
@@ -43,6 +43,8 @@ fn damaged(input: &[u8], seed: u64) -> Vec<u8> {
 
 #[test]
 fn every_reader_bears_what_is_kept_whole_and_damaged() {
+    let count = std::env::var("SLUICEGATE_DAMAGED").map_or(DAMAGED, |count| count.parse().expect("a number"));
+    let mut tried = 0;
     for (name, read) in readers() {
         let folder = corpus().join(name);
         let entries =
@@ -52,13 +54,15 @@ fn every_reader_bears_what_is_kept_whole_and_damaged() {
         assert!(!inputs.is_empty(), "{} is empty", folder.display());
         for path in inputs {
             let input = std::fs::read(&path).unwrap();
-            for seed in 0..=DAMAGED {
+            for seed in 0..=count {
                 let bytes = if seed == 0 { input.clone() } else { damaged(&input, seed) };
+                tried += 1;
                 let ended = std::panic::catch_unwind(|| read(&bytes));
                 assert!(ended.is_ok(), "{name} with {} damaged by {seed}: {:?}", path.display(), String::from_utf8_lossy(&bytes));
             }
         }
     }
+    println!("{tried} inputs tried with {} readers", readers().count());
 }
 
 #[test]
