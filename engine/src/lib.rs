@@ -59,6 +59,8 @@ mod limits;
 pub mod model;
 mod pending;
 mod rollout;
+#[cfg(test)]
+mod simulation;
 mod state;
 pub mod store;
 mod writer;
