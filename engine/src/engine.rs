@@ -94,17 +94,52 @@ impl Engine {
         opened: Opened,
         folder: &Path,
     ) -> Result<Self, Error> {
+        let images = ImageStore::open(folder).map_err(|error| io_error("opening the images", error))?;
+        let (engine, writer) = Self::assemble(loading, store, archive, opened, images);
+        let thread = std::thread::Builder::new().name("sluicegate-writer".into()).spawn(move || writer.run());
+        let thread = thread.map_err(|error| io_error("starting the writer", error))?;
+        *engine.inner.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(engine)
+    }
+
+    /// An engine, and its writer, which doesn't run yet.
+    fn assemble(
+        loading: Loading,
+        store: Box<dyn Store>,
+        archive: Arc<dyn Archive>,
+        opened: Opened,
+        images: ImageStore,
+    ) -> (Self, Writer) {
         let Loading { limits, published, mut state, events } = loading;
         state.loaded(opened);
-        let images = ImageStore::open(folder).map_err(|error| io_error("opening the images", error))?;
         let events = EventLog::new(events, opened.last_event_sequence);
         let shared = Arc::new(Shared::new(state, published, events, opened.last_group));
         let (queue, jobs) = Queue::new(Arc::clone(&shared), limits.queue_max);
         let writer = Writer::new(Arc::clone(&shared), jobs, store, opened.last_group);
-        let thread = std::thread::Builder::new().name("sluicegate-writer".into()).spawn(move || writer.run());
-        let thread = thread.map_err(|error| io_error("starting the writer", error))?;
-        let inner = Inner { shared, queue, writer: Mutex::new(Some(thread)), archive, images, limits };
-        Ok(Self { inner: Arc::new(inner) })
+        let inner = Inner { shared, queue, writer: Mutex::new(None), archive, images, limits };
+        (Self { inner: Arc::new(inner) }, writer)
+    }
+
+    /// For who takes the writer's steps one by one. The writer has to go before the engine does.
+    #[cfg(test)]
+    pub(crate) fn stepped<S, A>(
+        limits: Limits,
+        images: ImageStore,
+        load: impl FnOnce(&mut dyn FnMut(Loaded)) -> Result<(S, Arc<A>, Opened), StoreError>,
+    ) -> Result<(Self, Writer), Error>
+    where
+        S: Store + 'static,
+        A: Archive + 'static,
+    {
+        let mut loading = Loading::new(limits);
+        let (store, archive, opened) = load(&mut |loaded| loading.take(loaded))?;
+        Ok(Self::assemble(loading, Box::new(store), archive, opened, images))
+    }
+
+    /// Any command, answered with whatever it came to.
+    #[cfg(test)]
+    pub(crate) fn send(&self, command: Command, now: Timestamp) -> Pending<Outcome> {
+        self.submit(command, now, Some)
     }
 
     fn submit<T>(&self, command: Command, now: Timestamp, read: fn(Outcome) -> Option<T>) -> Pending<T> {

@@ -62,6 +62,8 @@ mod models;
 mod pending;
 mod queue;
 mod rollout;
+#[cfg(test)]
+mod simulation;
 mod state;
 pub mod store;
 mod sync;

@@ -138,7 +138,9 @@ impl Writer {
         let _ending = Ending(Arc::clone(&self.shared));
         while let Ok(first) = self.queue.recv() {
             let open = self.apply_group(first);
-            self.commit_group();
+            let committed = self.commit_group();
+            self.conclude_group(committed);
+            self.answer_group();
             if !open {
                 return;
             }
@@ -152,6 +154,25 @@ impl Writer {
         if let Ok(first) = self.queue.recv() {
             self.apply_group(first);
         }
+    }
+
+    /// The first step of a group for who takes the steps one by one; false where nothing has queued. The others are
+    /// [`commit_group`](Self::commit_group), [`conclude_group`](Self::conclude_group) and [`answer_group`](Self::answer_group).
+    #[cfg(test)]
+    pub(crate) fn try_apply_group(&mut self) -> bool {
+        match self.queue.try_recv() {
+            Ok(first) => {
+                self.apply_group(first);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// What the callers of the group will be answered, in the order of their commands.
+    #[cfg(test)]
+    pub(crate) fn outcomes(&self) -> impl Iterator<Item = &Result<Outcome, Error>> {
+        self.answers.iter().map(|(_, outcome)| outcome)
     }
 
     /// Applies what has queued. False once it was told to close.
@@ -193,18 +214,27 @@ impl Writer {
         Ok(None)
     }
 
-    fn commit_group(&mut self) {
+    /// Makes the group durable.
+    pub(crate) fn commit_group(&mut self) -> Result<(), StoreError> {
         let shared = Arc::clone(&self.shared);
         let mut changes = std::mem::take(&mut self.group.changes);
         shared.state_mut().swap_changes(&mut changes);
         self.group.changes = changes;
         metrics::histogram!("sluicegate_writer_group_commands").record(self.answers.len() as f64);
-        let committed = if self.group.changes.is_empty() { Ok(()) } else { self.commit() };
+        if self.group.changes.is_empty() { Ok(()) } else { self.commit() }
+    }
+
+    /// Publishes what is durable, or undoes what isn't.
+    pub(crate) fn conclude_group(&mut self, committed: Result<(), StoreError>) {
         match committed {
             Ok(()) => self.publish(),
             Err(error) => self.undo(&error),
         }
         self.group.changes.clear();
+    }
+
+    /// Tells the callers of the group.
+    pub(crate) fn answer_group(&mut self) {
         for (answer, outcome) in self.answers.drain(..) {
             // Who no longer waits has gone; the command stands all the same.
             let _ = answer.send(outcome);

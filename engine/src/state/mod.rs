@@ -28,7 +28,7 @@ mod search;
 mod task_rules;
 mod tasks;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod upgrades;
 mod validate;
 

@@ -1,8 +1,8 @@
 //! The state machine without a store, a thread or a clock.
 
-mod fleet;
-mod oracle;
-mod picture;
+pub(crate) mod fleet;
+pub(crate) mod oracle;
+pub(crate) mod picture;
 mod policies;
 mod push;
 mod scenarios;

@@ -6,7 +6,7 @@ use crate::store::NextNumbers;
 
 /// Two states with equal pictures can't be told apart by a command.
 #[derive(Debug, PartialEq)]
-pub(super) struct Picture {
+pub(crate) struct Picture {
     event_sequence: u64,
     event_oldest: u64,
     next: NextNumbers,
@@ -78,7 +78,7 @@ struct OfferPicture {
 
 impl Picture {
     /// `selectors`: those by which what is told of devices is looked up.
-    pub(super) fn of(state: &State, selectors: &[Selector]) -> Self {
+    pub(crate) fn of(state: &State, selectors: &[Selector]) -> Self {
         let product = |entry: &ProductEntry| ProductPicture {
             row: Arc::clone(&entry.row),
             tasks: entry.tasks.clone(),
@@ -126,7 +126,7 @@ impl Picture {
         }
     }
 
-    fn differences(&self, expected: &Self) -> String {
+    pub(crate) fn differences(&self, expected: &Self) -> String {
         let (got, expected) = (format!("{self:#?}"), format!("{expected:#?}"));
         let pairs = got.lines().zip(expected.lines()).filter(|(got, expected)| got != expected);
         pairs.take(5).map(|(got, expected)| format!("got      {got}\nexpected {expected}\n")).collect()

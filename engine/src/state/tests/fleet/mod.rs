@@ -8,7 +8,7 @@ mod oracle;
 mod ordered;
 mod simulation;
 mod together;
-mod window;
+pub(crate) mod window;
 
 use crate::limits::Limits;
 use crate::state::*;

@@ -5,7 +5,7 @@ use crate::model::{Schedule, Timestamp};
 const DAY_S: i64 = 86_400;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Opening {
+pub(crate) enum Opening {
     /// Open since the start of the schedule, or since today's window opened.
     Since(Timestamp),
     /// Closed until then.
@@ -14,7 +14,7 @@ pub(super) enum Opening {
 }
 
 /// A schedule is open from its start to before its end, in each day's window.
-pub(super) fn opening(schedule: &Schedule, now: Timestamp) -> Opening {
+pub(crate) fn opening(schedule: &Schedule, now: Timestamp) -> Opening {
     let start_s = schedule.start.map_or(0, |start| start.as_seconds() as i64);
     let end_s = schedule.end.map_or(i64::MAX, |end| end.as_seconds() as i64);
     let now_s = now.as_seconds() as i64;
