@@ -2,24 +2,11 @@
 
 use crate::common::http::read_to_close;
 use crate::common::{ADMIN_TOKEN, Client, Fleet, TestServer, image_bytes, wait_until};
-use crate::hostile_support::{TakesBody, beside_good_clients, calls_with_bodies, memory_bytes, status_of};
-use std::io::{ErrorKind, Read, Write};
+use crate::hostile_support::{TakesBody, beside_good_clients, calls_with_bodies, is_closed, memory_bytes, status_of};
+use std::io::{Read, Write};
 use std::net::TcpStream;
 
 const SHORT: &str = "[limits]\nheader_timeout_s = 1\nbody_timeout_s = 1\nidle_timeout_s = 3\nwrite_timeout_s = 1\nwrong_credentials_per_minute = 0\n";
-
-/// Whether the other side has closed; what it still says is read away.
-fn is_closed(stream: &mut TcpStream) -> bool {
-    let mut buffer = [0; 4_096];
-    loop {
-        match stream.read(&mut buffer) {
-            Ok(0) => return true,
-            Ok(_) => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
-            Err(_) => return true,
-        }
-    }
-}
 
 fn open_many(client: &Client, count: usize, first: &[u8]) -> Vec<TcpStream> {
     let open = |_| {

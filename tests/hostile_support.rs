@@ -4,7 +4,7 @@ use crate::common::fleet::FleetDevice;
 use crate::common::http::{Head, path_of};
 use crate::common::{ADMIN_TOKEN, Fleet, TestServer, image_bytes, wait_until};
 use serde_json::json;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -213,4 +213,17 @@ pub(crate) fn memory_bytes(server: &TestServer) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid().as_raw_nonzero())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1_024
+}
+
+/// Whether the other side has closed; what it still says is read away.
+pub(crate) fn is_closed(stream: &mut TcpStream) -> bool {
+    let mut buffer = [0; 4_096];
+    loop {
+        match stream.read(&mut buffer) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(_) => return true,
+        }
+    }
 }

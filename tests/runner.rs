@@ -38,6 +38,7 @@ mod guessing;
 mod hoarding;
 mod hostile_clients;
 mod hostile_http;
+mod hostile_mqtt;
 mod hostile_support;
 mod hostile_urls;
 mod http2;
