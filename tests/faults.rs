@@ -1,10 +1,12 @@
 //! What a machine does to a program: no files, no room, a disk that fails, files that change under it.
 
-use crate::common::authority::{Authority, connect};
+use crate::common::authority::{Authority, connect, shake_hands};
 use crate::common::fleet::upload;
 use crate::common::http::path_of;
+use crate::common::server::{run, sluicegate};
 use crate::common::{Fleet, TestServer, image_bytes, wait_until};
 use crate::damage::file_of;
+use rustix::process::Signal;
 use serde_json::json;
 use std::fs;
 use std::io::{Read, Write};
@@ -136,4 +138,38 @@ fn where_the_disk_fails_commands_are_refused_and_all_that_was_confirmed_is_there
         server.admin().get(&format!("/api/v1/products/{product_id}")).expect(200);
     }
     server.admin().put("/api/v1/products/one-more", &json!({})).expect(201);
+}
+
+#[test]
+fn a_certificate_that_has_expired_is_refused_by_clients_and_replaced_without_a_restart() {
+    let authority = Authority::new();
+    authority.sign_expired("server");
+    let server = authority.start(&[]);
+    let refused = shake_hands(&mut connect(&server, authority.client())).unwrap_err();
+    assert!(refused.to_string().to_lowercase().contains("expired"), "{refused}");
+    // Who needs no certificate is served all the while.
+    server.anonymous().get("/healthz").expect(200);
+    authority.sign("server");
+    server.signal(Signal::HUP);
+    wait_until("the new certificate is shown", || shake_hands(&mut connect(&server, authority.client())).ok());
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_named_at_the_start() {
+    // Nobody makes folders here, not even root.
+    let output = run(sluicegate().args(["serve", "--listen", "127.0.0.1:0", "--data", "/proc/sluicegate"]));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("/proc/sluicegate"), "{said}");
+}
+
+#[test]
+fn in_little_memory_large_images_are_taken_in_and_served_all_the_same() {
+    // 200 MB of data, for a program with 256 MiB of images.
+    let server = TestServer::setup().args(&["--workers", "1"]).after("ulimit -d 200000").start();
+    let admin = server.admin();
+    let images: Vec<Vec<u8>> = (0..4).map(|number| image_bytes(LONG_BYTES + number)).collect();
+    let links: Vec<String> = images.iter().map(|image| upload(&admin, image)["url"].as_str().unwrap().to_owned()).collect();
+    for (image, link) in images.iter().zip(&links) {
+        assert!(server.anonymous().get(link).expect(200).body == *image);
+    }
 }

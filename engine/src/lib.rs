@@ -62,7 +62,8 @@ mod models;
 mod pending;
 mod queue;
 mod rollout;
-#[cfg(test)]
+// The models put other types under what it drives.
+#[cfg(all(test, not(feature = "models")))]
 mod simulation;
 mod state;
 pub mod store;

@@ -43,8 +43,18 @@ impl Authority {
 
     /// The same for somebody who is also called by these URIs, under a serial number.
     pub(crate) fn sign_with(&self, name: &str, uris: &[&str], serial: u64) -> CertificateDer<'static> {
-        let key = KeyPair::generate().unwrap();
+        self.sign_from(name, uris, serial, CertificateParams::new(vec!["localhost".to_owned()]).unwrap())
+    }
+
+    /// One whose time is over.
+    pub(crate) fn sign_expired(&self, name: &str) -> CertificateDer<'static> {
         let mut params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+        self.sign_from(name, &[], 1, params)
+    }
+
+    fn sign_from(&self, name: &str, uris: &[&str], serial: u64, mut params: CertificateParams) -> CertificateDer<'static> {
+        let key = KeyPair::generate().unwrap();
         params.subject_alt_names.extend(uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())));
         params.distinguished_name.push(DnType::CommonName, name);
         params.serial_number = Some(SerialNumber::from(serial));
