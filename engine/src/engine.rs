@@ -121,7 +121,8 @@ impl Engine {
     }
 
     /// For who takes the writer's steps one by one. The writer has to go before the engine does.
-    #[cfg(all(test, not(feature = "models")))]
+    #[cfg(test)]
+    #[cfg(not(feature = "models"))]
     pub(crate) fn stepped<S, A>(
         limits: Limits,
         images: ImageStore,
@@ -137,7 +138,8 @@ impl Engine {
     }
 
     /// Any command, answered with whatever it came to.
-    #[cfg(all(test, not(feature = "models")))]
+    #[cfg(test)]
+    #[cfg(not(feature = "models"))]
     pub(crate) fn send(&self, command: Command, now: Timestamp) -> Pending<Outcome> {
         self.submit(command, now, Some)
     }

@@ -63,7 +63,8 @@ mod pending;
 mod queue;
 mod rollout;
 // The models put other types under what it drives.
-#[cfg(all(test, not(feature = "models")))]
+#[cfg(test)]
+#[cfg(not(feature = "models"))]
 mod simulation;
 mod state;
 pub mod store;

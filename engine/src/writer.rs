@@ -158,7 +158,8 @@ impl Writer {
 
     /// The first step of a group for who takes the steps one by one; false where nothing has queued. The others are
     /// [`commit_group`](Self::commit_group), [`conclude_group`](Self::conclude_group) and [`answer_group`](Self::answer_group).
-    #[cfg(all(test, not(feature = "models")))]
+    #[cfg(test)]
+    #[cfg(not(feature = "models"))]
     pub(crate) fn try_apply_group(&mut self) -> bool {
         match self.queue.try_recv() {
             Ok(first) => {
@@ -170,7 +171,8 @@ impl Writer {
     }
 
     /// What the callers of the group will be answered, in the order of their commands.
-    #[cfg(all(test, not(feature = "models")))]
+    #[cfg(test)]
+    #[cfg(not(feature = "models"))]
     pub(crate) fn outcomes(&self) -> impl Iterator<Item = &Result<Outcome, Error>> {
         self.answers.iter().map(|(_, outcome)| outcome)
     }
