@@ -206,7 +206,9 @@ async fn route_of(app: &Arc<App>, request: Request) -> Answer {
     let is_head = request.method() == Method::HEAD;
     let method = if is_head { "GET" } else { request.method().as_str() };
     match find(ROUTES, method, &path) {
-        Some((call, names)) if !is_head || takes_head(call) => answer(app, request, call, names).await,
+        Some((Call::ImageByLink, [image, _])) => images::by_link(app, request, image).await,
+        // In a box, so that a check's future isn't as large as an import's.
+        Some((call, names)) if !is_head || takes_head(call) => Box::pin(answer(app, request, call, names)).await,
         _ => Err(nothing_at(&request, &path)),
     }
 }

@@ -134,7 +134,8 @@ async fn route_of(app: &Arc<App>, request: Request) -> Answer {
     let Ok(path) = segments(&path) else { return Err(path_unknown(&request)) };
     let path: Vec<&str> = path.iter().map(AsRef::as_ref).collect();
     match find(ROUTES, request.method().as_str(), &path) {
-        Some((call, names)) => answer(app, request, call, names).await,
+        // In a box, so that a check's future isn't as large as an upload's.
+        Some((call, names)) => Box::pin(answer(app, request, call, names)).await,
         None => Err(path_unknown(&request)),
     }
 }
