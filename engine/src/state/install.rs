@@ -241,6 +241,9 @@ impl State {
             }
         }
         self.journal.touched.devices.push(number);
+        if before.is_none() {
+            self.hint_device_back(number);
+        }
         self.hint_device(number);
         inverse(before.map(Row::Device), Key::Device(number))
     }

@@ -115,6 +115,7 @@ impl State {
     pub(crate) fn clear_touched(&mut self) {
         self.journal.touched.clear();
         self.devices_fresh.clear();
+        self.forget_parted();
     }
 
     /// While a store is loaded everything is touched; publishing in portions keeps the list short.

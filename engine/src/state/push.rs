@@ -45,6 +45,17 @@ pub(super) struct Pushing {
     queues: BTreeMap<TaskNumber, Queue>,
     task_alarms: Alarms<TaskNumber>,
     device_alarms: Alarms<DeviceNumber>,
+    /// Devices deleted in the group under way, and what they were connected by, should it be undone.
+    parted: HashMap<DeviceNumber, Parted>,
+}
+
+/// How a device was connected when it was deleted.
+#[derive(Debug)]
+enum Parted {
+    /// By itself, or as a gateway.
+    Connection(Connection),
+    /// Behind this gateway.
+    Behind(DeviceNumber),
 }
 
 #[derive(Debug)]
@@ -136,6 +147,14 @@ enum Look {
     Nothing,
 }
 
+impl Pushing {
+    fn attach(&mut self, device: DeviceNumber, gateway: DeviceNumber) {
+        self.gateways.insert(device, gateway);
+        self.connected.insert(device.0);
+        self.anew.insert(device.0);
+    }
+}
+
 impl State {
     /// A gateway, or a device of its own, is connected, with these devices attached to it. Said again with others, those replace them.
     /// Of two connections the one with the larger epoch counts, in whatever order they are told.
@@ -160,9 +179,7 @@ impl State {
         }
         self.forget_connection(gateway);
         for member in &members {
-            self.pushing.gateways.insert(*member, gateway);
-            self.pushing.connected.insert(member.0);
-            self.pushing.anew.insert(member.0);
+            self.pushing.attach(*member, gateway);
         }
         let named = members.iter().filter_map(|member| self.device_name_of(*member)).collect();
         self.pushing.connections.insert(gateway, {
@@ -246,24 +263,27 @@ impl State {
         }
     }
 
-    fn forget_connection(&mut self, gateway: DeviceNumber) {
-        for member in self.pushing.connections.remove(&gateway).map(|connection| connection.members).unwrap_or_default() {
-            self.pushing.gateways.remove(&member);
+    fn forget_connection(&mut self, gateway: DeviceNumber) -> Option<Connection> {
+        let connection = self.pushing.connections.remove(&gateway)?;
+        for member in &connection.members {
+            self.pushing.gateways.remove(member);
             self.pushing.connected.remove(member.0);
-            self.pushing.device_alarms.clear(member);
+            self.pushing.device_alarms.clear(*member);
         }
+        Some(connection)
     }
 
-    fn detach(&mut self, device: DeviceNumber) {
-        if let Some(gateway) = self.pushing.gateways.remove(&device)
-            && let Some(connection) = self.pushing.connections.get_mut(&gateway)
-        {
+    /// Takes the device away from the gateway that it hangs behind, and says which that was.
+    fn detach(&mut self, device: DeviceNumber) -> Option<DeviceNumber> {
+        let gateway = self.pushing.gateways.remove(&device)?;
+        if let Some(connection) = self.pushing.connections.get_mut(&gateway) {
             connection.members.retain(|member| *member != device);
             // They may have waited for what it ran.
             self.pushing.anew.extend(connection.members.iter().map(|member| member.0));
         }
         self.pushing.connected.remove(device.0);
         self.pushing.device_alarms.clear(device);
+        Some(gateway)
     }
 
     /// Whether the device is connected, by itself or behind its gateway.
@@ -296,12 +316,15 @@ impl State {
         offers
     }
 
-    /// The devices with this name, of whatever organization, and of whatever product unless one is named; at most so many.
-    pub fn devices_called(&self, product_id: Option<&str>, device_id: &str, at_most: usize) -> Vec<DeviceName> {
-        let products = self.products_by_name.values().flatten();
-        let fitting = products.filter(|(id, _)| product_id.is_none_or(|product_id| ***id == *product_id));
-        let numbers = fitting.filter_map(|(_, product)| self.device_number(*product, device_id));
-        numbers.filter_map(|number| self.device_name_of(number)).take(at_most).collect()
+    /// The devices with this name, of whatever organization, and of whatever product unless one is named.
+    pub fn devices_called<'a>(&'a self, product_id: Option<&'a str>, device_id: &'a str) -> impl Iterator<Item = DeviceName> + 'a {
+        let products = self.products_by_name.values().flat_map(move |names| {
+            let named = product_id.and_then(|product_id| names.get(product_id));
+            let all = names.values().filter(move |_| product_id.is_none());
+            named.into_iter().chain(all)
+        });
+        let numbers = products.filter_map(|product| self.device_number(*product, device_id));
+        numbers.filter_map(|number| self.device_name_of(number))
     }
 
     // Hints: what rows put and taken away may mean for those who are connected.
@@ -331,11 +354,37 @@ impl State {
 
     /// A device is no more.
     pub(super) fn hint_device_gone(&mut self, device: DeviceNumber) {
-        if self.pushing.connections.contains_key(&device) {
-            self.forget_connection(device);
-        } else if self.pushing.gateways.contains_key(&device) {
-            self.detach(device);
+        if let Some(connection) = self.forget_connection(device) {
+            self.pushing.parted.insert(device, Parted::Connection(connection));
+        } else if let Some(gateway) = self.detach(device) {
+            self.pushing.parted.insert(device, Parted::Behind(gateway));
         }
+    }
+
+    /// A device that was deleted is back, as its deletion couldn't be committed: it is connected as it was. Whoever hung behind it and has
+    /// been taken up by somebody else since stays there.
+    pub(super) fn hint_device_back(&mut self, device: DeviceNumber) {
+        match self.pushing.parted.remove(&device) {
+            Some(Parted::Connection(mut connection)) => {
+                connection.members.retain(|member| !self.pushing.gateways.contains_key(member));
+                for member in &connection.members {
+                    self.pushing.attach(*member, device);
+                }
+                self.pushing.connections.insert(device, connection);
+            }
+            Some(Parted::Behind(gateway)) => {
+                if let Some(connection) = self.pushing.connections.get_mut(&gateway) {
+                    connection.members.push(device);
+                    self.pushing.attach(device, gateway);
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// What was deleted stays deleted.
+    pub(super) fn forget_parted(&mut self) {
+        self.pushing.parted.clear();
     }
 
     // Looks.

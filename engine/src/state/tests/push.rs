@@ -619,3 +619,46 @@ fn what_a_failed_commit_took_back_is_sent_again() {
     fleet.line("d1 report succeeded");
     assert_eq!(fleet.line("sent"), "d2");
 }
+
+#[test]
+fn a_device_whose_deletion_was_taken_back_is_connected_as_before() {
+    let mut fleet = super::script::Fleet::new(Limits::default());
+    for line in ["g runs 1.0", "m runs 1.0", "n runs 1.0", "d runs 1.0", "connect g m n", "connect d", "task 1.0 -> 2.0 cap=9"] {
+        fleet.line(line);
+    }
+    for removals in [&["g", "d"][..], &["m"], &["g", "m"], &["n", "m", "g"], &["d"]] {
+        fleet.group_is_open = true;
+        for device in removals {
+            fleet.line(&format!("remove {device}"));
+        }
+        // What comes later in the group finds nobody there.
+        assert!(fleet.state.connected_devices() < 4, "{removals:?}");
+        fleet.state.undo_all();
+        fleet.group_is_open = false;
+        assert_eq!(fleet.state.connected_devices(), 4, "{removals:?}");
+    }
+    // Two at a time behind the gateway.
+    fleet.line("start t1");
+    assert_eq!(fleet.line("sent"), "g, m, d");
+    fleet.line("remove n");
+    fleet.line("remove d");
+    assert_eq!(fleet.state.connected_devices(), 2);
+}
+
+#[test]
+fn who_went_to_another_gateway_while_its_own_was_being_deleted_stays_there() {
+    let mut fleet = super::script::Fleet::new(Limits::default());
+    for line in ["g runs 1.0", "m runs 1.0", "h runs 1.0", "connect g m", "task 1.0 -> 2.0 cap=9"] {
+        fleet.line(line);
+    }
+    fleet.group_is_open = true;
+    fleet.line("remove g");
+    assert_eq!(fleet.line("connect h m"), "connected");
+    fleet.state.undo_all();
+    fleet.group_is_open = false;
+    assert_eq!(fleet.state.connected_devices(), 3);
+    fleet.line("disconnect g");
+    assert_eq!(fleet.state.connected_devices(), 2);
+    fleet.line("disconnect h");
+    assert_eq!(fleet.state.connected_devices(), 0);
+}
