@@ -25,10 +25,11 @@
 //!
 //! The price: **whoever truncates or overwrites a file under `images/` behind the store's back breaks the running process.** A page
 //! beyond the new end can't be had any more. Where the kernel copies from it (plain HTTP: `writev`, `sendfile`), the call fails and
-//! that connection ends. Where the process itself reads it (TLS, hashing), it is killed by SIGBUS. A block that the disk can't read
-//! any more does the same. It is contained thus: the store alone writes here, in one process (the data folder is locked), under other
-//! names, and renames; files are read-only, so an accident needs intent; verification uses `read`, so a bad block found at start is an
-//! error and not a signal. To replace a damaged file, rename a good one over it, or upload the image again; deleting is harmless.
+//! that connection ends. Where the process itself reads it (TLS), it is killed by SIGBUS, unless whoever reads looks at the file's length
+//! before ([`SealedImage::is_shortened`]). A block that the disk can't read any more kills it, too. It is contained thus: the store alone
+//! writes here, in one process (the data folder is locked), under other names, and renames; files are read-only, so an accident needs
+//! intent; verification uses `read`, so a bad block found at start is an error and not a signal. To replace a damaged file, rename a good
+//! one over it, or upload the image again; deleting is harmless.
 
 mod digest;
 mod ingest;

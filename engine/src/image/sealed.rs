@@ -100,10 +100,28 @@ impl SealedImage {
         }
         let place = FilePlace::take().ok_or_else(|| io::Error::other("enough images have their files open"))?;
         let file = File::open(&self.0.path)?;
-        if Stamp::of(&file.metadata()?) != self.0.stamp {
+        // Whatever was done to its names or rights since: the same file has the same bytes as its map, and while it is mapped no other
+        // gets its number.
+        if !self.0.stamp.is_same_file(&Stamp::of(&file.metadata()?)) {
             return Err(io::Error::other("the file was replaced after it was mapped"));
         }
         Ok(&self.0.file.get_or_init(|| OpenFile { file, _place: place }).file)
+    }
+
+    /// Whether its file has become shorter than its map, which nobody may do to it: what lies beyond the new end must not be read. A file
+    /// that was removed or replaced is still whole under the map.
+    pub fn is_shortened(&self) -> io::Result<bool> {
+        if let Ok(file) = self.file() {
+            return Ok(file.metadata()?.len() < self.size());
+        }
+        match std::fs::symlink_metadata(&self.0.path) {
+            Ok(there) => {
+                let there = Stamp::of(&there);
+                Ok(self.0.stamp.is_same_file(&there) && there.size < self.size())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// What a front end computes from an image once and wants back at each request; it goes when the image does.
@@ -181,6 +199,10 @@ pub(super) struct Stamp {
 }
 
 impl Stamp {
+    fn is_same_file(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+
     pub(super) fn of(metadata: &Metadata) -> Self {
         let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
         Self {

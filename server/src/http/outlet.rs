@@ -8,7 +8,8 @@
 //! Invariants:
 //!   - What is sent is what hyper handed on, in its order: a slice that lies in no registered image, or whose image has no file any more,
 //!     is written from memory.
-//!   - Encrypted, a slice is read by this process, and only after its file was seen to be whole.
+//!   - Encrypted, a slice is read by this process, and only after its file was seen to be whole. (Of the last of [`IMAGES_MAX`] images that
+//!     a connection is sent at once.)
 //!   - An image is registered from the head of its reply until everything queued was written, so that it isn't kept from being let go
 //!     by a connection that idles.
 
@@ -39,10 +40,14 @@ pub struct Outgoing {
     images: Mutex<Images>,
 }
 
+/// More than are sent at once on a connection of HTTP/1.1, where the end of one may still be queued when the next begins; over HTTP/2 as
+/// many as its streams are.
+const IMAGES_MAX: usize = 128;
+
 #[derive(Debug, Default)]
 struct Images {
-    /// The one being sent, and the one before, the end of which may still be queued.
-    images: [Option<SealedImage>; 2],
+    /// The newest last.
+    images: Vec<SealedImage>,
     #[cfg(test)]
     sent_from_files_bytes: usize,
 }
@@ -58,13 +63,15 @@ impl Outgoing {
             return;
         }
         let mut images = self.lock();
-        if images.images[0].as_ref().is_some_and(|known| known.is_same(image)) {
+        if images.images.iter().rev().any(|known| known.is_same(image)) {
             return;
         }
         // Opened now, while it is what was mapped; where it can't be, the map does.
         let _ = image.file();
-        images.images.swap(0, 1);
-        images.images[0] = Some(image.clone());
+        if images.images.len() == IMAGES_MAX {
+            images.images.remove(0);
+        }
+        images.images.push(image.clone());
         self.is_any.store(true, Ordering::Relaxed);
     }
 
@@ -85,9 +92,9 @@ impl Images {
     /// The file from which the first slices can be sent, the place in it, and how many bytes from there on follow one another, where
     /// they are many enough.
     fn long_run(&self, slices: &[IoSlice<'_>]) -> Option<(&File, u64, usize)> {
-        let begin = slices.first()?.as_ptr() as usize;
-        let lies_in = |image: &&SealedImage| image.address_range().contains(&begin);
-        let image = self.images.iter().flatten().find(lies_in)?;
+        let first = slices.first()?;
+        let begin = first.as_ptr() as usize;
+        let image = self.under(first)?;
         let map = image.address_range();
         let mut end = begin;
         for slice in slices {
@@ -103,16 +110,25 @@ impl Images {
         Some((image.file().ok()?, (begin - map.start) as u64, length))
     }
 
-    /// Fails where a file was shortened, which nobody may do: what is gone must not be read through the map, or the kernel ends the
-    /// process. An image whose file was taken away has no such end; its map stays whole.
-    fn expect_whole(&self) -> io::Result<()> {
-        for image in self.images.iter().flatten() {
-            if let Ok(file) = image.file()
-                && file.metadata()?.len() < image.size()
-            {
+    /// The image in whose map the slice lies.
+    fn under(&self, slice: &IoSlice<'_>) -> Option<&SealedImage> {
+        let begin = slice.as_ptr() as usize;
+        self.images.iter().rev().find(|image| image.address_range().contains(&begin))
+    }
+
+    /// Fails where a file under one of the slices was shortened, which nobody may do: what is gone must not be read through the map, or
+    /// the kernel ends the process.
+    fn expect_whole(&self, slices: &[IoSlice<'_>]) -> io::Result<()> {
+        let mut seen: Option<&SealedImage> = None;
+        for image in slices.iter().filter_map(|slice| self.under(slice)) {
+            if seen.is_some_and(|seen| seen.is_same(image)) {
+                continue;
+            }
+            if image.is_shortened()? {
                 tracing::error!(image = %image.id(), "the file of an image was shortened while it was being served; upload it again");
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            seen = Some(image);
         }
         Ok(())
     }
@@ -143,7 +159,7 @@ impl Outlet for TlsStream<TcpStream> {
         outgoing: &Outgoing,
     ) -> Poll<io::Result<usize>> {
         if outgoing.is_any.load(Ordering::Relaxed) {
-            outgoing.lock().expect_whole()?;
+            outgoing.lock().expect_whole(slices)?;
         }
         self.poll_write_vectored(context, slices)
     }
@@ -328,6 +344,27 @@ mod tests {
     }
 
     #[test]
+    fn what_would_be_encrypted_is_looked_at_whether_or_not_its_file_was_open_and_however_many_are_sent() {
+        let folder = tempfile::tempdir().unwrap();
+        let sent: Vec<SealedImage> = (0..5).map(|salt| image(folder.path(), 100_000, salt)).collect();
+        let outgoing = Outgoing::new(1);
+        let is_refused = |image: &SealedImage| {
+            let bytes = image.bytes();
+            outgoing.lock().expect_whole(&[IoSlice::new(b"head"), IoSlice::new(&bytes)]).is_err()
+        };
+        // Of the first the file is open before it is shortened, of the second not; the third is taken away.
+        outgoing.begin(&sent[0], 1);
+        shorten_file(&folder, &sent[0], 10);
+        shorten_file(&folder, &sent[1], 10);
+        remove_file(&folder, &sent[2]);
+        sent[1..].iter().for_each(|image| outgoing.begin(image, 1));
+        assert_eq!(sent.iter().map(is_refused).collect::<Vec<_>>(), [true, true, false, false, false]);
+        // Another of the same name, however short, isn't what is mapped.
+        std::fs::write(path(&folder, &sent[2]), b"another").unwrap();
+        assert!(!is_refused(&sent[2]));
+    }
+
+    #[test]
     fn nothing_is_held_once_everything_was_written() {
         let folder = tempfile::tempdir().unwrap();
         let image = image(folder.path(), 1_000, 0);
@@ -336,10 +373,10 @@ mod tests {
         assert!(!outgoing.is_any.load(Ordering::Relaxed), "a short reply is none of its business");
         outgoing.begin(&image, SENT_FROM_FILE_BYTES_MIN);
         outgoing.begin(&image, SENT_FROM_FILE_BYTES_MIN);
-        assert!(outgoing.lock().images[1].is_none(), "once registered is enough");
+        assert_eq!(outgoing.lock().images.len(), 1, "once registered is enough");
         assert!(outgoing.is_any.load(Ordering::Relaxed));
         outgoing.end();
         assert!(!outgoing.is_any.load(Ordering::Relaxed));
-        assert!(outgoing.lock().images.iter().all(Option::is_none));
+        assert!(outgoing.lock().images.is_empty());
     }
 }
