@@ -11,7 +11,7 @@ pub(super) fn sqlite_failure(doing: &str, error: rusqlite::Error) -> StoreError 
         _ => None,
     };
     let (kind, next_step) = match code {
-        Some(ErrorCode::DiskFull) => (StoreErrorKind::Full, "make room on the disk; nothing of it was kept"),
+        Some(ErrorCode::DiskFull) => (StoreErrorKind::Full, "make room on the disk and try again; what was confirmed is kept"),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             (StoreErrorKind::Busy, "another program holds the file; close it, and read from a backup instead")
         }

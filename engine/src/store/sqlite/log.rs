@@ -19,8 +19,9 @@ pub(super) const FORMAT: i64 = 1;
 const PRUNED_PER_APPEND_MAX: u64 = 8;
 /// The write-ahead file is folded into the log after this many bytes: rare enough to cost little, often enough to stay small.
 const FOLD_AFTER_BYTES: usize = 16 << 20;
-/// What the writer folds itself, once the rest is: a millisecond or two. If more has come meanwhile, that goes without it, too.
-const FOLD_REST_BYTES: usize = 2 << 20;
+/// What the writer folds itself, once the rest is: an eighth, which takes a millisecond or two. If more has come meanwhile, that goes without
+/// it, too.
+const FOLD_REST_SHARE: usize = 8;
 /// A disk that is slower than what comes is never done; then the writer waits for it rather than let the file grow without bound.
 const FOLD_ROUNDS_MAX: u32 = 4;
 const WAL_BYTES_MAX: i64 = 64 << 20;
@@ -191,7 +192,8 @@ impl Log {
         match folded {
             Err(error) => self.not_folded(error),
             Ok(())
-                if self.unfolded_bytes.saturating_sub(folding.from_bytes) > FOLD_REST_BYTES && folding.round < FOLD_ROUNDS_MAX =>
+                if self.unfolded_bytes - folding.from_bytes > self.fold_after_bytes / FOLD_REST_SHARE
+                    && folding.round < FOLD_ROUNDS_MAX =>
             {
                 self.fold_beside(folding.round + 1);
             }

@@ -5,7 +5,7 @@
 //! it. An earlier process was told, and refused to go on; but to SQLite, opened anew without a power cut between, its write-ahead file
 //! looks committed. What is added behind such a gap would go with it in a power cut, though synced and acknowledged; and groups would
 //! leave the log for tables that are not on the disk. So a write-ahead file that is there when a store is opened is written again, byte
-//! for byte, and synced, before anything builds on it. After an orderly end there is none.
+//! for byte, and synced, before anything builds on it. After an orderly end there mostly is none.
 //!
 //! The databases themselves need no such care: SQLite folds all of the write-ahead file into them again, as it can't know how far an
 //! earlier process came.
@@ -89,7 +89,10 @@ mod tests {
         let content: Vec<u8> = (0..2 * PORTION_BYTES + 777).map(|at| (at / 5) as u8).collect();
         let wal = folder.path().join("file.db-wal");
         std::fs::write(&wal, &content).unwrap();
+        let long_ago = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000);
+        File::options().write(true).open(&wal).unwrap().set_modified(long_ago).unwrap();
         write_ahead_file(&path).unwrap();
         assert!(std::fs::read(&wal).unwrap() == content);
+        assert!(std::fs::metadata(&wal).unwrap().modified().unwrap() > long_ago, "nothing was written");
     }
 }

@@ -213,7 +213,7 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
 pub(super) fn fold_after(connection: &Connection, bytes: usize) -> Result<(), StoreError> {
     const PAGE_BYTES: usize = 4096;
     connection
-        .query_row(&format!("PRAGMA wal_autocheckpoint = {}", bytes / PAGE_BYTES), [], |_| Ok(()))
+        .query_row(&format!("PRAGMA wal_autocheckpoint = {}", (bytes / PAGE_BYTES).max(1)), [], |_| Ok(()))
         .map_err(|error| sqlite_failure(&format!("setting up {FILE}"), error))
 }
 
