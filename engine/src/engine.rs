@@ -407,9 +407,9 @@ impl Engine {
         &self.inner.limits
     }
 
-    /// Commands that wait for the writer.
+    /// Commands that wait for the writer; none once it has ended.
     pub fn queue_length(&self) -> usize {
-        self.inner.shared.queued.load(Ordering::Relaxed)
+        if self.inner.shared.has_ended() { 0 } else { self.inner.shared.queued.load(Ordering::Relaxed) }
     }
 
     /// False once the store has failed: reads go on, commands are refused.

@@ -76,6 +76,10 @@ impl Shared {
         self.writable.load(Ordering::Acquire)
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        self.progress.borrow().finished == ENDED
+    }
+
     pub(crate) fn committed_group(&self) -> u64 {
         self.committed.load(Ordering::Acquire)
     }

@@ -61,7 +61,7 @@ impl<K, V, S> Map<K, V, S> {
     fn slot<Q: Equivalent<K> + ?Sized>(&self, key: &Q) -> Option<&Slot<V>> {
         let place = self.keys.lock().unwrap().iter().position(|there| key.equivalent(there));
         if place.is_none() {
-            self.added.load(Ordering::Acquire);
+            self.added.load(Ordering::Relaxed);
         }
         place.map(|place| &self.slots[place])
     }
@@ -80,7 +80,7 @@ impl<K, V, S> Map<K, V, S> {
         K: Eq,
     {
         let slot = self.slot(&key).unwrap_or_else(|| {
-            self.added.fetch_add(1, Ordering::Release);
+            self.added.fetch_add(1, Ordering::Relaxed);
             let mut keys = self.keys.lock().unwrap();
             keys.push(key);
             &self.slots[keys.len() - 1]
