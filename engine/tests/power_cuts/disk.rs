@@ -50,11 +50,13 @@ pub(crate) enum Kind {
     SyncFailed,
     Rename,
     Unlink,
+    /// A call was made to fail.
+    Fault,
 }
 
 impl Record {
     pub(crate) fn read(path: &Path) -> Self {
-        const KINDS: [Kind; 9] = [
+        const KINDS: [Kind; 10] = [
             Kind::Create,
             Kind::MakeFolder,
             Kind::Write,
@@ -64,6 +66,7 @@ impl Record {
             Kind::SyncFailed,
             Kind::Rename,
             Kind::Unlink,
+            Kind::Fault,
         ];
         let bytes = fs::read(path).expect("the record is there");
         let word = |at: usize| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap());
@@ -226,6 +229,8 @@ impl Disk {
                 let (parent, name) = self.place(record.text(operation));
                 parent.change(index, NameChange::Remove(name));
             }
+            // What it changed nevertheless, a half of a write, has an entry of its own.
+            Kind::Fault => {}
         }
         None
     }

@@ -6,12 +6,12 @@
 //! (`promises.rs`). One of these folders is what the next child starts on.
 //!
 //! A child runs itself: this test binary, for the one test that does nothing otherwise. The recorder is made by the C compiler that
-//! SQLite needs anyway.
+//! SQLite needs anyway, and lies over the GNU C library.
 //!
 //! `SLUICEGATE_POWER_CUTS_S=600` goes on for so many seconds, with another seed each time; `SLUICEGATE_POWER_CUTS_SEED=…` begins with
 //! that seed. A failure names its seed, and keeps the record.
 
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", target_env = "gnu"))]
 #![allow(clippy::unwrap_used, reason = "a test that meets what it doesn't expect should end there and then")]
 
 mod disk;
@@ -24,8 +24,9 @@ use disk::{Disk, Kind, Record};
 use ledger::Ledger;
 use random::Random;
 use sluicegate::model::Timestamp;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use workload::Part;
@@ -41,6 +42,8 @@ const CHILD: &str = "SLUICEGATE_POWER_CUTS_CHILD";
 const RECORDINGS: u64 = 2;
 /// Power cuts in each recording.
 const CUTS: usize = 25;
+/// Far more than a child takes, which is seconds; one that still runs by then hangs.
+const CHILD_MAX: Duration = Duration::from_secs(300);
 
 #[test]
 fn what_was_acknowledged_is_there_after_a_power_cut_at_any_moment() {
@@ -48,8 +51,8 @@ fn what_was_acknowledged_is_there_after_a_power_cut_at_any_moment() {
         let mut random = Random::new(seed);
         let mut scene = Scene::new();
         for round in 0..2 {
-            let part = Part { seed: random.next(), name: format!("r{round}"), steps: 24, dies: random.one_in(2) };
-            scene.run(&part, None);
+            let part = Part { seed: random.next(), name: format!("r{round}"), steps: 24, dies: random.one_in(2), fault: None };
+            scene.run(&part);
             scene.cut_often(&mut random);
         }
         scene.tally
@@ -62,15 +65,21 @@ fn what_was_acknowledged_is_there_after_a_disk_failed_and_then_a_power_cut() {
         let mut random = Random::new(seed);
         let mut scene = Scene::new();
         for round in 0..2 {
-            let part = Part { seed: random.next(), name: format!("r{round}"), steps: 24, dies: random.one_in(2) };
-            scene.run(&part, Some(&fault(&mut random)));
+            let (seed, name, dies) = (random.next(), format!("r{round}"), random.one_in(2));
+            scene.run(&Part { seed, name, steps: 24, dies, fault: Some(fault(&mut random)) });
             if random.one_in(2) {
                 // Started again without a power cut between: what the disk has lost can still be read.
-                let part = Part { seed: random.next(), name: format!("r{round}again"), steps: 16, dies: false };
-                scene.run(&part, None);
+                scene.run(&Part { seed: random.next(), name: format!("r{round}again"), steps: 16, dies: false, fault: None });
             }
             scene.cut_often(&mut random);
         }
+        if scene.tally.faults == 0 {
+            // All were meant for later than the parts went on. A first write there always is.
+            let fault = Some("w 1 1 5".to_owned());
+            scene.run(&Part { seed: random.next(), name: "first".to_owned(), steps: 16, dies: false, fault });
+            scene.cut_often(&mut random);
+        }
+        assert!(scene.tally.faults > 0, "the disk was never made to fail");
         scene.tally
     });
 }
@@ -99,9 +108,13 @@ fn fault(random: &mut Random) -> String {
 #[derive(Clone, Copy, Debug, Default)]
 struct Tally {
     recordings: u64,
+    /// On a disk that works. Each has the creation of its main task acknowledged, if nothing else.
+    sound_sessions: u64,
     operations: u64,
     acknowledged: u64,
     cuts: u64,
+    /// Calls that were made to fail, syncs among them.
+    faults: u64,
     failed_syncs: u64,
 }
 
@@ -113,11 +126,17 @@ fn repeat(name: &str, salt: u64, run: impl Fn(u64) -> Tally) {
     let mut total = Tally::default();
     for seed in first.. {
         println!("{name}: seed {seed}");
-        let Tally { recordings, operations, acknowledged, cuts, failed_syncs } = run(seed);
+        let Tally { recordings, sound_sessions, operations, acknowledged, cuts, faults, failed_syncs } = run(seed);
+        assert!(
+            acknowledged >= sound_sessions,
+            "{acknowledged} acknowledgements in {sound_sessions} sessions on a disk that works"
+        );
         total.recordings += recordings;
+        total.sound_sessions += sound_sessions;
         total.operations += operations;
         total.acknowledged += acknowledged;
         total.cuts += cuts;
+        total.faults += faults;
         total.failed_syncs += failed_syncs;
         let ends = until.map_or(seed + 1 >= first + RECORDINGS, |until| Instant::now() >= until);
         if ends {
@@ -160,8 +179,11 @@ impl Scene {
         self.record.path().join("record")
     }
 
-    fn run(&mut self, part: &Part, fault: Option<&str>) {
+    fn run(&mut self, part: &Part) {
+        println!("  {part:?}");
         let root = self.folder.path();
+        let said_path = self.record.path().join("said");
+        let said = File::options().create(true).append(true).open(&said_path).unwrap();
         let mut child = Command::new(std::env::current_exe().unwrap());
         child
             .args(["--exact", "a_child_of_the_other_tests_does_its_part", "--nocapture", "--test-threads=1"])
@@ -170,22 +192,23 @@ impl Scene {
             .env("RECORD_FOLDER", root)
             .env("RECORD_TO", self.record_path())
             .env("RECORD_SPARED", root.join(ledger::FILE))
-            .env("RECORD_SYNC_US", "100");
-        if let Some(fault) = fault {
-            println!("  {part:?}, fault {fault}");
-            child.env("RECORD_FAULT", fault);
-        } else {
-            println!("  {part:?}");
-        }
-        child.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let started = {
+            .env("RECORD_SYNC_US", "100")
+            .env_remove("RECORD_FAULT")
+            .envs(part.fault.iter().map(|fault| ("RECORD_FAULT", fault)))
+            .stdout(said.try_clone().unwrap())
+            .stderr(said);
+        let mut started = {
             let _alone = STARTING.write().unwrap_or_else(PoisonError::into_inner);
             child.spawn().expect("the child starts")
         };
-        let done = started.wait_with_output().expect("the child ends");
-        let said = || format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
-        assert!(done.status.success(), "the child failed ({}): {}", done.status, said());
+        let end = end_of(&mut started);
+        let said = || String::from_utf8_lossy(&std::fs::read(&said_path).unwrap()).into_owned();
+        match end {
+            Some(status) => assert!(status.success(), "the child failed ({status}): {}", said()),
+            None => panic!("the child still ran after {} s and was killed: {}", CHILD_MAX.as_secs(), said()),
+        }
         self.tally.recordings += 1;
+        self.tally.sound_sessions += if part.fault.is_none() { workload::SESSIONS } else { 0 };
     }
 
     /// Cuts the power at many moments of the record. What the last cut leaves is the folder from then on.
@@ -217,20 +240,17 @@ impl Scene {
                 let checked = std::panic::catch_unwind(|| promises::check(path, ledger));
                 drop(nobody_starts);
                 if let Err(panic) = checked {
-                    let record = self.record.path().display();
-                    println!(
-                        "a power cut at operation {number} of {} breaks a promise; see {record}",
-                        record_length(&self.record_path())
-                    );
-                    std::mem::forget(std::mem::replace(&mut self.record, tempfile::tempdir_in(scratch()).unwrap()));
+                    println!("a power cut at operation {number} of {} breaks a promise", record.operations.len());
                     std::panic::resume_unwind(panic);
                 }
             }
             if done == record.operations.len() {
                 break;
             }
-            if record.operations[done].kind == Kind::SyncFailed {
-                self.tally.failed_syncs += 1;
+            match record.operations[done].kind {
+                Kind::Fault => self.tally.faults += 1,
+                Kind::SyncFailed => self.tally.failed_syncs += 1,
+                _ => {}
             }
             if let Some(line) = self.before.apply(done, &record, random, &ledger_path) {
                 self.ledger.note(line);
@@ -245,6 +265,30 @@ impl Scene {
     }
 }
 
+impl Drop for Scene {
+    /// A failure keeps the record, with what the child said.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.record.disable_cleanup(true);
+            println!("the record is kept: {}", self.record_path().display());
+        }
+    }
+}
+
+/// How a child ended; `None`: it had to be killed.
+fn end_of(child: &mut Child) -> Option<ExitStatus> {
+    let until = Instant::now() + CHILD_MAX;
+    while Instant::now() < until {
+        if let Some(status) = child.try_wait().expect("the child is waited for") {
+            return Some(status);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().expect("the child is killed");
+    child.wait().expect("the child ends");
+    None
+}
+
 /// Any; more often around a sync, where most is decided.
 fn moment(record: &Record, random: &mut Random) -> usize {
     let any = random.below(record.operations.len() + 1);
@@ -254,10 +298,6 @@ fn moment(record: &Record, random: &mut Random) -> usize {
     let is_sync = |at: &usize| matches!(record.operations[*at].kind, Kind::SyncBegin | Kind::SyncEnd | Kind::SyncFailed);
     let sync = (any..record.operations.len()).find(is_sync).unwrap_or(any);
     (sync + random.below(4)).saturating_sub(1).min(record.operations.len())
-}
-
-fn record_length(path: &Path) -> usize {
-    Record::read(path).operations.len()
 }
 
 fn copy_folder(from: &Path, to: &Path) {
@@ -280,18 +320,24 @@ fn scratch() -> &'static Path {
     CHOSEN.get_or_init(|| if tempfile::tempdir_in(memory).is_ok() { memory.to_owned() } else { std::env::temp_dir() })
 }
 
-/// The library that records, made once.
+/// The library that records, made once in each process.
 fn recorder() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/power_cuts/recorder.c");
-        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("recorder-{}.so", std::process::id()));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let (library, own) = (folder.join("recorder.so"), folder.join(format!("recorder-{}.so", std::process::id())));
+        // It may come with arguments, or behind another program.
         let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
-        let made = Command::new(&compiler)
+        let mut words = compiler.split_whitespace();
+        let made = Command::new(words.next().unwrap_or("cc"))
+            .args(words)
             .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-U_FORTIFY_SOURCE", "-pthread", "-o"])
-            .args([&library, &source])
+            .args([&own, &source])
             .status();
-        assert!(made.is_ok_and(|status| status.success()), "{compiler} makes the recorder");
+        assert!(made.is_ok_and(|status| status.success()), "{compiler:?} makes the recorder");
+        // Another process may be making it, too, and its children may be running with it.
+        std::fs::rename(&own, &library).expect("the recorder is put in its place");
         library
     })
 }

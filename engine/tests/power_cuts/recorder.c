@@ -1,8 +1,9 @@
 // Records what a process does to the files below one folder, in the order in which it happens, and fails some of it on demand.
 //
 // Laid over libc by LD_PRELOAD. Each call that changes a file or a name is made and written down under one lock, so the order of the
-// record is the order of the disk's cache. A sync is written down when it is asked for and when it has returned; nothing is really
-// synced, as the disk is simulated by whoever reads the record (disk.rs).
+// record is the order of the disk's cache. Whoever ends the process takes that lock and keeps it, so that nothing ends between being
+// made and being written down. A sync is written down when it is asked for and when it has returned; nothing is really synced, as the
+// disk is simulated by whoever reads the record (disk.rs).
 //
 //   RECORD_FOLDER    absolute, without a slash at its end; what lies outside isn't recorded
 //   RECORD_TO        the record is appended here: its layout is `struct entry`, then `length` bytes
@@ -38,7 +39,7 @@ extern int fcntl(int, int, ...);
 #endif
 #define O_TMPFILE_BIT 020000000
 
-enum kind { CREATE = 1, MKDIR, WRITE, TRUNCATE, SYNC_BEGIN, SYNC_END, SYNC_FAILED, RENAME, UNLINK };
+enum kind { CREATE = 1, MKDIR, WRITE, TRUNCATE, SYNC_BEGIN, SYNC_END, SYNC_FAILED, RENAME, UNLINK, FAULT };
 
 struct entry {
     uint32_t kind;
@@ -47,7 +48,8 @@ struct entry {
     uint64_t at; // Offset, length or number of the sync.
 };
 
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+// Recursive for the thread that ends the process, which may still write.
+static pthread_mutex_t lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
 static const char *folder;
 static size_t folder_length;
 static int record = -1;
@@ -74,6 +76,9 @@ __attribute__((constructor)) static void start(void) {
     sync_us = delay ? atol(delay) : 0;
     if (fault && sscanf(fault, "%c %ld %ld %d", &fault_class, &fault_in, &fault_count, &fault_errno) != 4) abort();
 }
+
+// The other threads are in the middle of something. From here on they wait before it or have recorded it, until the process is gone.
+__attribute__((destructor)) static void finish(void) { pthread_mutex_lock(&lock); }
 
 static int inside(const char *path) {
     return record >= 0 && strncmp(path, folder, folder_length) == 0 && (path[folder_length] == '/' || !path[folder_length]);
@@ -121,12 +126,13 @@ static void put_text(enum kind kind, uint64_t inode, const char *text, size_t le
     put(kind, inode, 0, &part, 1, length);
 }
 
-// Whether this call is to fail. Asked under the lock, once for each call.
+// Whether this call is to fail, which is recorded, too. Asked under the lock, once for each call.
 static int fails(char class) {
     if (class != fault_class) return 0;
     if (fault_in > 1) return fault_in--, 0;
     if (fault_count <= 0) return 0;
     fault_count--;
+    put(FAULT, 0, 0, 0, 0, 0);
     return 1;
 }
 

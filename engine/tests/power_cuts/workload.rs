@@ -20,38 +20,50 @@ pub(crate) struct Part {
     pub(crate) steps: usize,
     /// In the middle of everything, instead of closing the engine.
     pub(crate) dies: bool,
+    /// What the disk is told to fail, as `recorder.c` takes it.
+    pub(crate) fault: Option<String>,
 }
 
 impl Part {
     pub(crate) fn words(&self) -> String {
-        format!("{} {} {} {}", self.seed, self.name, self.steps, self.dies)
+        let fault = self.fault.as_deref().unwrap_or_default();
+        format!("{} {} {} {} {fault}", self.seed, self.name, self.steps, self.dies)
     }
 
     fn of(words: &str) -> Self {
-        let words: Vec<&str> = words.split(' ').collect();
+        let words: Vec<&str> = words.splitn(5, ' ').collect();
         Self {
             seed: words[0].parse().unwrap(),
             name: words[1].to_owned(),
             steps: words[2].parse().unwrap(),
             dies: words[3].parse().unwrap(),
+            fault: Some(words[4]).filter(|fault| !fault.is_empty()).map(str::to_owned),
         }
     }
 }
 
 /// Small, so that both write-ahead files are folded every few groups.
 const FOLD_AFTER_BYTES: usize = 96 << 10;
+/// How often each part opens the engine.
+pub(crate) const SESSIONS: u64 = 2;
 
 pub(crate) fn run(root: &Path, words: &str) {
     let part = Part::of(words);
     let pen = Pen::open(root);
     let mut random = Random::new(part.seed);
-    for number in 0..2 {
-        let dies = part.dies && number == 1;
+    let disk_fails = part.fault.is_some();
+    for number in 0..SESSIONS {
+        let dies = part.dies && number == SESSIONS - 1;
         let name = format!("{}-{number}", part.name);
         // What fails may fail for some time; the next try may find the disk in order.
-        let Some((engine, archive)) = (0..3).find_map(|_| open(root, &mut random).ok()) else { return };
+        let opened = (0..3).find_map(|_| {
+            let opened = open(root, &mut random);
+            assert!(disk_fails || opened.is_ok(), "the folder doesn't open on a disk that works: {:?}", opened.err());
+            opened.ok()
+        });
+        let Some((engine, archive)) = opened else { return };
         pen.opened();
-        let session = Session { engine, archive, pen: &pen, root, name };
+        let session = Session { engine, archive, pen: &pen, root, name, disk_fails };
         session.run(part.steps, dies, &mut random);
     }
 }
@@ -78,11 +90,14 @@ struct Session<'a> {
     pen: &'a Pen,
     root: &'a Path,
     name: String,
+    /// It was told to; otherwise the store has no excuse.
+    disk_fails: bool,
 }
 
 impl Session<'_> {
     fn run(&self, steps: usize, dies: bool, random: &mut Random) {
         let begun = self.begin();
+        assert!(self.disk_fails || begun.is_ok(), "{}: not begun on a disk that works", self.name);
         if begun.is_ok() {
             std::thread::scope(|scope| {
                 type Work<'a> = fn(&Session<'a>, usize, &mut Random) -> Result<(), Broken>;
@@ -97,9 +112,9 @@ impl Session<'_> {
                 ];
                 for (number, work) in works.into_iter().enumerate() {
                     let mut random = random.fork();
-                    let deadline = if dies { steps / 2 } else { steps };
+                    let steps = if dies { steps / 2 } else { steps };
                     scope.spawn(move || {
-                        for step in 0..deadline {
+                        for step in 0..steps {
                             if work(self, number * 10_000 + step, &mut random).is_err() {
                                 return;
                             }
@@ -113,6 +128,7 @@ impl Session<'_> {
             });
         }
         if !self.engine.is_writable() {
+            assert!(self.disk_fails, "{}: the store failed on a disk that works", self.name);
             self.refuses_everything();
         }
     }
@@ -134,13 +150,26 @@ impl Session<'_> {
                 self.pen.ok(key, &detail(&answer));
                 Ok(Some(answer))
             }
-            Err(Error::Store(error)) if matches!(error.kind, StoreErrorKind::Full | StoreErrorKind::Busy) => {
+            Err(error) => {
+                self.refused(key, &error)?;
                 self.pen.no(key);
                 Ok(None)
             }
-            // It isn't known whether it was kept.
-            Err(Error::Store(_) | Error::Closed) => Err(Broken),
-            Err(other) => panic!("{key}: {other}"),
+        }
+    }
+
+    /// What an error leaves: nothing of what was asked, or a broken store, of which nobody knows what it kept. On a disk that works
+    /// only what is in the way for a while is an excuse.
+    fn refused(&self, doing: &str, error: &Error) -> Result<(), Broken> {
+        let kind = match error {
+            Error::Store(error) => Some(error.kind),
+            Error::Closed => None,
+            other => panic!("{doing}: {other}"),
+        };
+        assert!(self.disk_fails || kind == Some(StoreErrorKind::Busy), "{doing}: failed on a disk that works: {error}");
+        match kind {
+            Some(StoreErrorKind::Full | StoreErrorKind::Busy) => Ok(()),
+            _ => Err(Broken),
         }
     }
 
@@ -218,8 +247,10 @@ impl Session<'_> {
             }
         }
         if random.one_in(8) {
-            // Has the tables hurry. What they can't be read for is the disk's matter.
-            _ = self.engine.upgrades(&UpgradeQuery { limit: 1, ..UpgradeQuery::default() });
+            // Has the tables hurry. That a disk which fails can't be read breaks nothing else.
+            if let Err(error) = self.engine.upgrades(&UpgradeQuery { limit: 1, ..UpgradeQuery::default() }) {
+                _ = self.refused("upgrades", &error);
+            }
         }
         if broken { Err(Broken) } else { Ok(()) }
     }
@@ -238,11 +269,12 @@ impl Session<'_> {
         let fill = random.next();
         let mut content: Vec<u8> = (0..length).map(|at| (fill.rotate_left(at as u32 % 64) ^ at as u64) as u8).collect();
         content.extend_from_slice(format!("{}-{step}", self.name).as_bytes());
-        let Ok(mut ingest) = self.engine.images().begin(Declared::default(), u64::MAX) else { return Ok(()) };
-        if content.chunks(100_000).any(|part| ingest.write(Bytes::copy_from_slice(part)).is_err()) {
-            return Ok(());
-        }
-        let Ok((sealed, _)) = ingest.finish() else { return Ok(()) };
+        let taken_in = self.engine.images().begin(Declared::default(), u64::MAX).and_then(|mut ingest| {
+            content.chunks(100_000).try_for_each(|part| ingest.write(Bytes::copy_from_slice(part)))?;
+            ingest.finish()
+        });
+        assert!(self.disk_fails || taken_in.is_ok(), "an image is not taken in on a disk that works: {:?}", taken_in.err());
+        let Ok((sealed, _)) = taken_in else { return Ok(()) };
         let key = format!("image {}", sealed.id());
         self.pen.ask(&key, &sealed.size().to_string());
         let row = Image {
@@ -260,8 +292,9 @@ impl Session<'_> {
             self.pen.ask(&key, "");
             let answer = self.engine.delete_image(ORGANIZATION, sealed.id(), NOW).wait();
             if self.answered(&key, answer, |()| String::new())?.is_some() {
-                // Nobody promises them that the file is gone.
-                _ = self.engine.images().remove(sealed.id());
+                // Nobody promises that the file is gone after that, if the disk fails.
+                let removed = self.engine.images().remove(sealed.id());
+                assert!(self.disk_fails || removed.is_ok(), "an image is not removed on a disk that works: {removed:?}");
             }
         }
         Ok(())
@@ -345,10 +378,7 @@ impl Session<'_> {
                 }
                 Ok(())
             }
-            _ => match self.engine.tick(NOW).wait() {
-                Err(Error::Store(error)) if !matches!(error.kind, StoreErrorKind::Full | StoreErrorKind::Busy) => Err(Broken),
-                _ => Ok(()),
-            },
+            _ => self.engine.tick(NOW).wait().map_or_else(|error| self.refused("tick", &error), |_| Ok(())),
         }
     }
 
@@ -360,7 +390,10 @@ impl Session<'_> {
             self.pen.ask(&key, "whole");
             match self.archive.backup(&self.root.join(&file)) {
                 Ok(()) => self.pen.ok(&key, ""),
-                Err(_) => self.pen.no(&key),
+                Err(error) => {
+                    _ = self.refused(&key, &Error::Store(error));
+                    self.pen.no(&key);
+                }
             }
             return Ok(());
         }
@@ -372,7 +405,10 @@ impl Session<'_> {
             let product = state.product(ORGANIZATION, &self.name).map(|product| product.number);
             state.tasks(ORGANIZATION, product, None, 100_000)
         });
-        let Ok(tasks) = tasks else { return Err(Broken) };
+        let tasks = match tasks {
+            Ok(tasks) => tasks,
+            Err(error) => return self.refused("tasks", &error),
+        };
         let main = tasks.iter().find(|task| task.row.name.as_deref() == Some("main")).expect("the main task is there");
         let (action, status) = match main.row.status {
             TaskStatus::Started => (TaskAction::Pause, "paused"),

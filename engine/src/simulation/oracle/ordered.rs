@@ -70,9 +70,9 @@ impl Oracle {
             return require(DONE, is_not_found(outcome), || format!("product {product} isn't there: {outcome:?}"));
         }
         let has_devices = self.devices.iter().enumerate().any(|(device, known)| known.is_some() && product_of(device) == product);
-        let number = self.tasks.values().any(|task| task.product == product);
-        let firmware = self.firmware_of(product).next().is_some();
-        if has_devices || number || firmware {
+        let has_tasks = self.tasks.values().any(|task| task.product == product);
+        let has_firmware = self.firmware_of(product).next().is_some();
+        if has_devices || has_tasks || has_firmware {
             return require(DONE, is_conflict(outcome, Conflict::InUse), || format!("product {product} is used: {outcome:?}"));
         }
         self.products.remove(&product);
