@@ -66,8 +66,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "N")]
     pub(crate) kill_after: Option<u32>,
     /// Kill the own server (SIGKILL) this many times at random moments, some of them while it starts; after each, what it had confirmed is
-    /// looked for. Give it enough devices: the kills end with them.
-    #[arg(long, value_name = "N", conflicts_with_all = ["kill_after", "url", "gateways"])]
+    /// looked for. Give it enough devices: the kills end with them, and a run without a single kill fails.
+    #[arg(long, value_name = "N", conflicts_with_all = ["kill_after", "url", "gateways"], value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) kills: Option<u32>,
     /// What the image and the fleet's behaviour follow from.
     #[arg(long, default_value_t = 1, value_name = "N")]
@@ -105,7 +105,8 @@ pub(crate) enum Single {
         #[arg(long, default_value_t = 5, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
         seconds: u32,
     },
-    /// More than the server can do: what it answers, whom it sends away, and how it comes back from it.
+    /// More than the server can do: what it answers, whom it sends away, and how it comes back from it. Rates are of what arrives within a
+    /// step; what arrives after it is late.
     Overload(Overload),
 }
 
@@ -117,7 +118,7 @@ pub(crate) struct Overload {
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3_600))]
     pub(crate) seconds: u32,
     /// What is asked, as multiples of what the server can do.
-    #[arg(long, value_delimiter = ',', default_values_t = [0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 0.5])]
+    #[arg(long, value_delimiter = ',', default_values_t = [0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 0.5], value_parser = parse_step)]
     pub(crate) steps: Vec<f64>,
     /// Devices that were told to come back later don't heed it.
     #[arg(long)]
@@ -173,6 +174,14 @@ fn parse_fraction(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|fraction| (0.0..=1.0).contains(fraction)).ok_or_else(|| "expected a number from 0 to 1".to_owned())
 }
 
+/// Neither nothing nor so much that a device would have to ask faster than a clock ticks.
+fn parse_step(text: &str) -> Result<f64, String> {
+    text.parse()
+        .ok()
+        .filter(|step| (0.001..=1_000.0).contains(step))
+        .ok_or_else(|| "expected a number from 0.001 to 1000".to_owned())
+}
+
 fn parse_size(text: &str) -> Result<usize, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let factor = match &text[digits.len()..] {
@@ -218,6 +227,16 @@ mod tests {
         assert_eq!(single, Some(Single::Storm { devices: 9, within_ms: 3_000, tls: false }));
         assert!(Options::try_parse_from(["loadtest", "--cap", "3", "idle"]).is_err());
         assert_eq!(Options::parse_from(["loadtest"]).single, None);
+    }
+
+    #[test]
+    fn steps_of_an_overload_are_numbers_that_can_be_asked_for() {
+        let steps = |text: &str| Options::try_parse_from(["loadtest", "overload", &format!("--steps={text}")]).ok()?.single;
+        assert!(matches!(steps("0.5,4"), Some(Single::Overload(Overload { steps, .. })) if steps == [0.5, 4.0]));
+        for refused in ["0", "-1", "1,0", "NaN", "inf", "1e9"] {
+            assert_eq!(steps(refused), None, "{refused}");
+        }
+        assert!(matches!(Options::parse_from(["loadtest", "overload"]).single, Some(Single::Overload(_))));
     }
 
     #[test]

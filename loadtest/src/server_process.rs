@@ -112,7 +112,7 @@ impl ServerProcess {
     pub(crate) async fn start_and_kill(home: &ServerHome, addresses: &Addresses, after: Duration) -> Result<(), String> {
         let mut child = Self::spawn(home, addresses)?;
         tokio::time::sleep(after).await;
-        child.kill().await.map_err(|error| format!("the server could not be killed: {error}"))
+        kill(&mut child, home).await
     }
 
     fn spawn(home: &ServerHome, addresses: &Addresses) -> Result<Child, String> {
@@ -163,7 +163,7 @@ impl ServerProcess {
 
     /// SIGKILL: no chance to finish anything.
     pub(crate) async fn kill(mut self) -> Result<(), String> {
-        self.child.kill().await.map_err(|error| format!("the server could not be killed: {error}"))
+        kill(&mut self.child, &self.home).await
     }
 
     /// SIGTERM, and an orderly end.
@@ -180,6 +180,18 @@ impl ServerProcess {
             Err(_) => Err(format!("the server still ran {} s after SIGTERM", STOP_MAX.as_secs())),
         }
     }
+}
+
+/// SIGKILL to a server that runs. One that has ended by itself was not killed: something is wrong with it.
+async fn kill(child: &mut Child, home: &ServerHome) -> Result<(), String> {
+    let ended = child.try_wait().map_err(|error| format!("whether the server runs is unknown: {error}"))?;
+    if let Some(status) = ended {
+        return Err(format!(
+            "the server ended by itself, with {status}, before it was killed; its log ends with:\n{}",
+            home.log_tail()
+        ));
+    }
+    child.kill().await.map_err(|error| format!("the server could not be killed: {error}"))
 }
 
 /// The server's program: beside this one, built first where cargo runs us.
@@ -233,6 +245,21 @@ mod tests {
         assert_eq!(read("ready http=127.0.0.1:8080 https=127.0.0.1:8443"), Some(("127.0.0.1:8080".into(), None)));
         assert_eq!(read("ready mqtt=127.0.0.1:1883 http=[::1]:80"), Some(("[::1]:80".into(), Some("127.0.0.1:1883".into()))));
         assert_eq!(read("administrator's token: http=nonsense"), None);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ended_by_itself_was_not_killed() {
+        let folder = tempfile::tempdir().unwrap();
+        let home = ServerHome {
+            binary: "false".into(),
+            folder: folder.path().to_owned(),
+            admin_token: String::new(),
+            pid: Arc::default(),
+            arguments: Vec::new(),
+        };
+        let mut child = ServerProcess::spawn(&home, &Addresses::free(false, None)).unwrap();
+        child.wait().await.unwrap();
+        assert!(kill(&mut child, &home).await.is_err_and(|message| message.contains("ended by itself")));
     }
 
     #[test]

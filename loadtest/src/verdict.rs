@@ -51,6 +51,9 @@ impl Outcome {
         if finished != u64::from(world.options.members()) {
             faults.push(format!("{finished} devices came to a result, expected {}", world.options.members()));
         }
+        if let Some(kills) = world.options.kills.filter(|_| self.restarts == 0) {
+            faults.push(format!("the fleet was through before the first of {kills} kills; give it more devices"));
+        }
         let connections_lost = read(&self.traffic.connections_lost);
         if self.restarts == 0 && connections_lost > 0 {
             faults.push(format!("{connections_lost} connections of gateways were lost, though the server was never away"));
@@ -221,6 +224,7 @@ pub(crate) fn description(options: &Options) -> Value {
         "wait_ms_max": options.wait_ms_max,
         "fractions": { "vanish": options.vanish, "repeat": options.repeat, "fail": options.fail },
         "kill_after": options.kill_after,
+        "kills": options.kills,
     })
 }
 
@@ -251,6 +255,16 @@ mod tests {
     fn a_run_as_it_should_be_has_no_fault() {
         assert_eq!(outcome().faults(&world()), Vec::<String>::new());
         assert_eq!(outcome().to_json(&world())["upgrades_per_s"], 5.0);
+    }
+
+    #[test]
+    fn kills_that_never_came_prove_nothing() {
+        let world = World::for_test(&["--devices", "10", "--cap", "4", "--kills", "3"]);
+        let faults = outcome().faults(&world);
+        assert_eq!(faults, ["the fleet was through before the first of 3 kills; give it more devices"]);
+        let killed = Outcome { restarts: 1, ..outcome() };
+        assert_eq!(killed.faults(&world), Vec::<String>::new());
+        assert_eq!(killed.to_json(&world)["run"]["kills"], 3);
     }
 
     #[test]
