@@ -1,8 +1,10 @@
 //! What happens by itself: deadlines, schedules, and the upkeep of what is counted.
 //!
-//! One thread calls [`Engine::tick`] when it asked to be called, and at least every second; a tick ends before the next begins.
+//! One thread calls [`Engine::tick`] when it asked to be called, and at least every second; a tick ends before the next begins. It also
+//! notices when the system's clock has gone back: for the engine time stands still then, and an operator should know why.
 
 use crate::app::App;
+use crate::metrics::Metrics;
 use sluicegate::Engine;
 use sluicegate::model::Timestamp;
 use std::io;
@@ -27,14 +29,19 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 /// What rests in memory is looked through this often.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
+/// The clock is set by small steps all the time; a smaller step back isn't worth a word.
+const STEP_BACK_MIN_MS: u64 = 1_000;
+
 impl Clock {
     pub fn start(app: Arc<App>) -> io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
         let run = move || {
             let mut wait = Duration::ZERO;
+            let mut latest = Latest { at: app.now(), is_behind: false };
             let mut upkeep_due = Instant::now();
             let mut sweep_due = upkeep_due + SWEEP_EVERY;
             while matches!(stopped.recv_timeout(wait), Err(RecvTimeoutError::Timeout)) {
+                latest.compare(app.now(), &app.metrics);
                 wait = tick(&app.engine, app.now());
                 let now = Instant::now();
                 if now >= upkeep_due {
@@ -59,6 +66,30 @@ impl Clock {
         drop(self.stop);
         if self.thread.join().is_err() {
             tracing::error!("the clock ended by a panic; the stop goes on");
+        }
+    }
+}
+
+/// The latest time that the system's clock has shown.
+struct Latest {
+    at: Timestamp,
+    /// The clock has gone back behind it.
+    is_behind: bool,
+}
+
+impl Latest {
+    fn compare(&mut self, now: Timestamp, metrics: &Metrics) {
+        let behind_ms = self.at.0.saturating_sub(now.0);
+        self.at = self.at.max(now);
+        metrics.clock_behind(Duration::from_millis(behind_ms));
+        if behind_ms >= STEP_BACK_MIN_MS && !self.is_behind {
+            self.is_behind = true;
+            let message = "the system's clock went back; deadlines, rates and schedules stand still until it has caught up. If it was wrong \
+                           before, restart the server: it begins with the time that it finds";
+            tracing::warn!(behind_s = behind_ms / 1_000, latest = %self.at, "{message}");
+        } else if behind_ms == 0 && self.is_behind {
+            self.is_behind = false;
+            tracing::info!("the system's clock has caught up; deadlines, rates and schedules go on");
         }
     }
 }

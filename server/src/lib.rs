@@ -25,6 +25,7 @@ pub mod image;
 pub mod logging;
 pub mod metrics;
 pub mod mqtt;
+mod noise;
 pub mod secrets;
 #[doc(hidden)]
 pub mod testing;

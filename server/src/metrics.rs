@@ -33,6 +33,7 @@ pub struct Metrics {
     event_streams: Gauge,
     mqtt_connections: Gauge,
     mqtt_devices: Gauge,
+    clock_behind: Gauge,
     state: StateGauges,
 }
 
@@ -90,6 +91,7 @@ impl Metrics {
             event_streams: gauge!("sluicegate_event_streams"),
             mqtt_connections: gauge!("sluicegate_mqtt_connections"),
             mqtt_devices: gauge!("sluicegate_mqtt_devices"),
+            clock_behind: gauge!("sluicegate_clock_behind_seconds"),
             state: StateGauges {
                 uptime: gauge!("sluicegate_uptime_seconds"),
                 queue_length: gauge!("sluicegate_writer_queue_length"),
@@ -197,6 +199,11 @@ impl Metrics {
         self.durations[kind.dialect].record(took.as_secs_f64());
     }
 
+    /// How far the system's clock is behind the latest time that it has shown.
+    pub fn clock_behind(&self, behind: Duration) {
+        self.clock_behind.set(behind.as_secs_f64());
+    }
+
     /// The engine's figures, as of now.
     pub fn state(&self, totals: &Totals, queue_length: usize, writable: bool) {
         let state = &self.state;
@@ -236,7 +243,7 @@ pub struct RequestKind {
 
 /// In the order of [`dialect_index`].
 const DIALECTS: [&str; 7] = ["native", "xlink", "images", "operations", "enos", "huawei", "autel"];
-const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "DELETE", "other"];
+const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "other"];
 
 impl RequestKind {
     pub fn of(method: &Method, path: &str) -> Self {
@@ -329,6 +336,11 @@ fn describe() {
         "1 while there is a connection to the MQTT broker, where one is configured"
     );
     describe_counter!("sluicegate_mqtt_messages_total", "What came of what was said over MQTT");
+    describe_gauge!(
+        "sluicegate_clock_behind_seconds",
+        Unit::Seconds,
+        "How far the system's clock is behind the latest time it has shown; deadlines stand still until it has caught up"
+    );
     describe_gauge!("sluicegate_uptime_seconds", Unit::Seconds, "Since the start of the process");
     describe_gauge!("sluicegate_writer_queue_length", "Commands that wait to be applied");
     describe_histogram!("sluicegate_writer_group_commands", "Commands made durable together");

@@ -24,7 +24,7 @@ impl Noise {
     pub(crate) fn tell(&self, kind: &'static str, who: &str, what: impl fmt::Display) {
         if let Some(untold) = self.is_due(kind, Instant::now()) {
             let (who, what) = (shown(who), shown(&what.to_string()));
-            tracing::warn!(kind, untold, from = who, "MQTT: {what}");
+            tracing::warn!(kind, untold, from = who, "{what}");
         }
     }
 

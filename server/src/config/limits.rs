@@ -122,7 +122,7 @@ impl Limits {
         let timeouts = [limits.header_timeout, limits.body_timeout, limits.idle_timeout, limits.write_timeout, limits.stop_timeout];
         let longest_s = timeouts.iter().map(Duration::as_secs).max().unwrap_or_default();
         let shortest_s = timeouts.iter().map(Duration::as_secs).min().unwrap_or_default();
-        let checks: [(&'static str, u64, u64, u64, &'static str); 11] = [
+        let checks: [(&'static str, u64, u64, u64, &'static str); 12] = [
             ("limits.connections_max", limits.connections_max as u64, 1, 10_000_000, "1 to 10,000,000"),
             ("limits.h2_streams_max", limits.h2_streams_max.into(), 1, 10_000, "1 to 10,000"),
             ("limits.wait_max_ms", limits.wait_max.as_millis() as u64, 10, 600_000, "10 to 600,000 milliseconds"),
@@ -130,6 +130,7 @@ impl Limits {
             ("limits.header_bytes_max", limits.header_bytes_max as u64, 8 << 10, 1 << 20, "8,192 to 1,048,576"),
             ("limits.headers_max", limits.headers_max as u64, 16, 1_000, "16 to 1,000"),
             ("limits.body_bytes_max", limits.body_bytes_max as u64, 4 << 10, 1 << 30, "4,096 to 1,073,741,824"),
+            ("limits.event_streams_max", limits.event_streams_max as u64, 1, 1_000_000, "1 to 1,000,000"),
             ("limits.queue_max", limits.engine.queue_max as u64, 16, 1 << 24, "16 to 16,777,216"),
             ("limits.default_timeout_s", limits.engine.default_timeout_s.into(), 1, DURATION_S_MAX, DURATION_S_EXPECTED),
             ("limits.cap_retry_after_s", limits.engine.cap_retry_after_s.into(), 1, DURATION_S_MAX, DURATION_S_EXPECTED),

@@ -8,16 +8,18 @@ pub mod native;
 pub mod xlink;
 
 use crate::app::App;
-use crate::guesses::WrongCredentials;
-use crate::http::{Reply, Request, retry_after};
+use crate::dialect::common::status::Status;
+use crate::guesses::{Answered, WrongCredentials};
+use crate::http::connection::{EndsConnection, HeldBack};
+use crate::http::{Reply, Request, header_token};
 use crate::mqtt::courier::{Manner, Patience};
 use crate::mqtt::links::Link;
 use crate::mqtt::outbox::Outgoing;
 use crate::mqtt::wire::Qos;
 use crate::mqtt::{Receipt, Speaker, names};
 use crate::webhooks::Format;
-use ::http::Method;
-use sluicegate::model::UpgradeId;
+use ::http::HeaderMap;
+use sluicegate::model::{TokenPurpose, UpgradeId};
 use sluicegate::{Error, HeldOffer};
 use std::sync::Arc;
 
@@ -34,9 +36,13 @@ pub static EVENT_FORMATS: &[&dyn Format] = &[
 /// Answers a request, whichever platform it is meant for.
 pub async fn handle(app: &Arc<App>, request: Request) -> Reply {
     let address = request.body().peer().address.ip();
-    let reply = handle_in_its_tongue(app, request).await;
+    let mut reply = handle_in_its_tongue(app, request).await;
     if reply.extensions().get::<WrongCredentials>().is_some() {
-        app.guesses.refused(address).await;
+        match app.guesses.refused(address).await {
+            Answered::AtOnce => {}
+            Answered::Late(held) => drop(reply.extensions_mut().insert(HeldBack(held))),
+            Answered::AtOnceAndLast => drop(reply.extensions_mut().insert(EndsConnection)),
+        }
     }
     reply
 }
@@ -58,16 +64,36 @@ async fn handle_in_its_tongue(app: &Arc<App>, request: Request) -> Reply {
     }
 }
 
-/// What a device is told where there is more to do than can be done; `None` for everybody else, who is served all the same.
-pub(crate) fn shed(method: &Method, path: &str, retry_after_s: u32) -> Option<Reply> {
-    let reply = match (method, path) {
-        (&Method::POST, "/api/v1/check" | "/api/v1/report") => native::refusal(Error::Overloaded),
-        (&Method::POST, path) if xlink::is_of_device(path) => xlink::refusal(Error::Overloaded),
-        (_, path) if first_segment(path) == "images" => native::refusal(Error::Overloaded),
-        _ => return None,
-    };
-    Some(retry_after(reply, retry_after_s))
+/// What is told where there is more to do than can be done; `None` for those who are served all the same: who manages or looks on with
+/// a good token, and who asks whether the server lives.
+pub(crate) fn shed(app: &App, request: &Request, retry_after_s: u32) -> Option<Reply> {
+    let path = request.uri().path();
+    if matches!(path, "/healthz" | "/readyz") || is_of_person(app, request.headers()) {
+        return None;
+    }
+    let status = Status::shed(retry_after_s);
+    let message = format!("more is asked of this server than it does in time; come back in {retry_after_s} s");
+    Some(match first_segment(path) {
+        "apim-token-service" => enos::token::refused(status, message),
+        "connect-service" => enos::refused(status, message),
+        "iocm" | "iodm" => huawei::refused(status, message),
+        "manage" => autel::order::refused(status, message),
+        "v2" => xlink::refused(status, message),
+        _ => native::refused(status, message),
+    })
 }
+
+/// Whether a token came, in whichever platform's header, that opens more than a device.
+fn is_of_person(app: &App, headers: &HeaderMap) -> bool {
+    let tokens = TOKEN_HEADERS.iter().filter_map(|name| header_token(headers, name));
+    let callers = tokens.flat_map(|token| {
+        let purposes = [TokenPurpose::Access, TokenPurpose::Signed];
+        purposes.into_iter().filter_map(move |purpose| app.auth.authenticate(Some(token), purpose, app.now()).ok())
+    });
+    callers.into_iter().any(|caller| caller.can_look() && !caller.is_bound_to_device())
+}
+
+const TOKEN_HEADERS: [&str; 4] = ["authorization", "access-token", "apim-accesstoken", "x-auth-token"];
 
 /// Every call there is: the platform, the method, and the path with its names in braces.
 pub(crate) fn routes() -> impl Iterator<Item = (&'static str, &'static str, String)> {

@@ -42,6 +42,9 @@ const STREAM_BYTES_PER_S_MIN: u64 = 1024;
 const DRAINED_BYTES_MAX: u64 = 24 << 20;
 const DRAINING_MAX: Duration = Duration::from_secs(5);
 
+/// A device's check or report, and then some.
+const SKIPPED_BYTES_MAX: u64 = 16 << 10;
+
 impl RequestBody {
     pub fn new(incoming: Incoming, timeout: Duration, peer: super::Peer) -> Self {
         Self { incoming, peer, timeout, wait: Wait::Not, begun: None, received_bytes: 0 }
@@ -50,6 +53,16 @@ impl RequestBody {
     /// Who sends it. Here rather than among the request's extensions, because those cost an allocation for each request.
     pub fn peer(&self) -> &super::Peer {
         &self.peer
+    }
+
+    /// Answers so, once what the client is sending has been read away: a short body, or its connection would have to be closed on it.
+    pub(super) async fn skip_then(mut self, reply: super::Reply) -> super::Reply {
+        if self.declared_len().is_none_or(|length| length <= SKIPPED_BYTES_MAX) {
+            while self.received_bytes <= SKIPPED_BYTES_MAX
+                && let Ok(Some(_)) = next_data(&mut self).await
+            {}
+        }
+        reply
     }
 
     /// The length that the request declares, where it declares one.

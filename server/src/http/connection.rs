@@ -19,7 +19,7 @@ use super::pressure::Pressure;
 use super::{Peer, Reply, reply};
 use crate::config::Limits;
 use crate::metrics::RequestKind;
-use ::http::{StatusCode, header};
+use ::http::{StatusCode, Version, header};
 use bytes::Bytes;
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
@@ -31,7 +31,7 @@ use std::io::{self, IoSlice};
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -44,12 +44,12 @@ where
 {
     let watch = Arc::new(Watch::new(pressure, S::REPLY_BYTES_MIN));
     let service = Requests { front: Arc::clone(&front), watch: Arc::clone(&watch), peer };
-    let io = TokioIo::new(Watched { stream, watch: Arc::clone(&watch) });
+    let io = TokioIo::new(Watched { stream, watch: Arc::clone(&watch), looks_for_end: true, ahead: None });
     let limits = &front.app.config.limits;
     let mut builder = http1::Builder::new();
     // hyper's own bound of what it buffers (about 400 KiB in each direction) stays: pieces of images are queued by reference.
     // A device may close its sending side once it has said all; it still gets its answer. Whoever is gone altogether is noticed when
-    // something is written to it.
+    // something is written to it, and an endless reply ends with the client's side; see [`Watched`].
     builder.header_read_timeout(None).max_header_size(limits.header_bytes_max).half_close(true);
     if limits.headers_max != crate::config::limits::HEADERS_MAX_OF_HYPER {
         builder.max_headers(limits.headers_max);
@@ -63,7 +63,7 @@ where
         if connection.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }
-        if stop != StopProgress::Draining && is_stopping(&front, &mut stop, stopped.as_mut(), context) {
+        if stop != StopProgress::Draining && (watch.is_ending() || is_stopping(&front, &mut stop, stopped.as_mut(), context)) {
             stop = StopProgress::Draining;
             connection.as_mut().graceful_shutdown();
             if connection.as_mut().poll(context).is_ready() {
@@ -128,6 +128,10 @@ pub(super) struct Watch {
     /// Written since the task's turn began.
     turn_bytes: AtomicUsize,
     outgoing: Outgoing,
+    /// The reply that is being sent has no end of its own.
+    is_endless: AtomicBool,
+    /// The connection ends with what runs on it.
+    is_ending: AtomicBool,
     /// Of the worker that serves it.
     pressure: Arc<Pressure>,
 }
@@ -142,6 +146,8 @@ impl Watch {
             blocked_since: AtomicU64::new(0),
             turn_bytes: AtomicUsize::new(0),
             outgoing: Outgoing::new(reply_bytes_min),
+            is_endless: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
             pressure,
         }
     }
@@ -194,7 +200,17 @@ impl Watch {
         self.running.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// No further request is taken.
+    fn end_soon(&self) {
+        self.is_ending.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_ending.load(Ordering::Relaxed)
+    }
+
     fn end_request(&self) {
+        self.is_endless.store(false, Ordering::Relaxed);
         self.idle_since.store(self.stamp(), Ordering::Relaxed);
         self.running.fetch_sub(1, Ordering::Relaxed);
     }
@@ -229,13 +245,43 @@ impl Watch {
 const TURN_BYTES_MAX: usize = 512 * 1024;
 
 /// A stream that tells its [`Watch`] what moves.
+///
+/// While a request is being answered hyper reads nothing more of HTTP/1.1. Where the answer has no end of its own, the end of the client's
+/// side is therefore looked for here, or a stream would stay open until something is written to nobody.
 pub(super) struct Watched<S> {
     pub(super) stream: S,
     pub(super) watch: Arc<Watch>,
+    pub(super) looks_for_end: bool,
+    /// What the look brought instead of the end: it is read before all else.
+    pub(super) ahead: Option<u8>,
+}
+
+impl<S: AsyncRead + Unpin> Watched<S> {
+    /// Fails where the client has closed its side. Else this task is woken when it does.
+    fn look_for_end(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.ahead.is_some() {
+            return Ok(());
+        }
+        let mut byte = [0];
+        let mut buffer = ReadBuf::new(&mut byte);
+        match Pin::new(&mut self.stream).poll_read(context, &mut buffer)? {
+            Poll::Ready(()) => match buffer.filled() {
+                [byte] => self.ahead = Some(*byte),
+                _ => return Err(io::ErrorKind::BrokenPipe.into()),
+            },
+            Poll::Pending => {}
+        }
+        Ok(())
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(byte) = self.ahead.take() {
+            buffer.put_slice(&[byte]);
+            self.watch.read_some();
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before {
@@ -245,7 +291,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: Outlet> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + Outlet> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.watch.wrote(&result);
@@ -273,6 +319,9 @@ impl<S: Outlet> AsyncWrite for Watched<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.looks_for_end && self.watch.is_endless.load(Ordering::Relaxed) {
+            self.look_for_end(context)?;
+        }
         // TLS buffers: a client that takes nothing shows here and not in a write.
         let result = Pin::new(&mut self.stream).poll_flush(context);
         self.watch.wrote(&result);
@@ -323,15 +372,18 @@ impl Answer {
             kind: RequestKind::of(request.method(), request.uri().path()),
             status: None,
         };
-        if let Some(retry_after_s) = watch.pressure.refusal()
-            && let Some(reply) = crate::dialect::shed(request.method(), request.uri().path(), retry_after_s)
-        {
-            front.app.metrics.request_shed();
-            return Self { reply: Box::pin(std::future::ready(reply)), running: Some(running) };
+        if !names_its_host(&request) {
+            return Self { reply: Box::pin(std::future::ready(reply_to_no_host())), running: Some(running) };
         }
         let app = Arc::clone(&front.app);
         let body_timeout = app.config.limits.body_timeout;
         let request = request.map(|incoming| RequestBody::new(incoming, body_timeout, peer));
+        if let Some(retry_after_s) = watch.pressure.refusal()
+            && let Some(reply) = crate::dialect::shed(&app, &request, retry_after_s)
+        {
+            app.metrics.request_shed();
+            return Self { reply: Box::pin(request.into_body().skip_then(reply)), running: Some(running) };
+        }
         Self { reply: Box::pin(async move { crate::dialect::handle(&app, request).await }), running: Some(running) }
     }
 
@@ -346,14 +398,23 @@ impl Future for Answer {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let polled = std::panic::catch_unwind(AssertUnwindSafe(|| self.reply.as_mut().poll(context)));
-        let reply = match polled {
+        let mut reply = match polled {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(reply)) => reply,
             Err(_) => reply_to_a_panic(),
         };
+        if reply.extensions().get::<EndsConnection>().is_some() {
+            reply = reply::with_header(reply, header::CONNECTION, "close");
+        }
         let mut running = self.running.take();
         if let Some(running) = &mut running {
             running.status = Some(reply.status());
+            if let Some(HeldBack(held)) = reply.extensions().get() {
+                running.begun += *held;
+            }
+            if reply.extensions().get::<EndsConnection>().is_some() {
+                running.watch.end_soon();
+            }
             if let Body::Image(body) = reply.body()
                 && let Some(image) = body.image()
             {
@@ -361,12 +422,41 @@ impl Future for Answer {
             }
         }
         let is_endless = reply.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(EVENT_STREAM));
+        if let Some(running) = running.as_ref().filter(|_| is_endless) {
+            running.watch.is_endless.store(true, Ordering::Relaxed);
+        }
         Poll::Ready(Ok(reply.map(|body| Measured { body, is_endless, running })))
     }
 }
 
+/// On a reply: no further request is taken on its connection. Never sent.
+#[derive(Clone, Copy, Debug)]
+pub struct EndsConnection;
+
+/// On a reply: so long it was held back on purpose, which is no part of what the request took. Never sent.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldBack(pub Duration);
+
 /// What never ends by itself.
 const EVENT_STREAM: &[u8] = b"text/event-stream";
+
+/// Exactly once, as HTTP/1.1 wants it: what stands in front of us may have gone by another than the one that is read here.
+fn names_its_host(request: &::http::Request<Incoming>) -> bool {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let named = hosts.next().is_some();
+    match request.version() {
+        Version::HTTP_11 => named && hosts.next().is_none(),
+        _ => hosts.next().is_none(),
+    }
+}
+
+/// The connection ends with it: whoever wrote such a request may have meant what follows in another way, too.
+fn reply_to_no_host() -> Reply {
+    let body =
+        Bytes::from_static(br#"{"error":{"code":"malformed_request","message":"expected one Host header, got none or several"}}"#);
+    let reply = reply::json_bytes(StatusCode::BAD_REQUEST, body);
+    reply::with_header(reply, header::CONNECTION, "close")
+}
 
 fn reply_to_a_panic() -> Reply {
     let body = Bytes::from_static(

@@ -68,7 +68,7 @@ where
     let watch = Arc::new(Watch::new(pressure, S::REPLY_BYTES_MIN));
     let exchanges = Arc::new(Exchanges::new(Arc::clone(&watch)));
     let service = Requests { front: Arc::clone(&front), exchanges: Arc::clone(&exchanges), peer: peer.clone() };
-    let watched = Watched { stream, watch: Arc::clone(&watch) };
+    let watched = Watched { stream, watch: Arc::clone(&watch), looks_for_end: false, ahead: None };
     let io = TokioIo::new(HeadsWatched { stream: watched, watch: Arc::clone(&watch), frames: Frames::default() });
     let mut builder = http2::Builder::new(Spawner(Arc::clone(&exchanges)));
     builder
@@ -90,7 +90,7 @@ where
         if connection.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }
-        if stop != StopProgress::Draining && is_stopping(&front, &mut stop, stopped.as_mut(), context) {
+        if stop != StopProgress::Draining && (watch.is_ending() || is_stopping(&front, &mut stop, stopped.as_mut(), context)) {
             stop = StopProgress::Draining;
             ends_since.get_or_insert_with(Instant::now);
             exchanges.wake_all();

@@ -2,8 +2,8 @@
 //!
 //! Everything that a worker has to do waits in one queue, so one thing that waits tells how long everything does: a task of the worker's
 //! own asks to be woken every so often and looks how much later it is. Where that is more than `limits.wait_max_ms`, a growing share of
-//! what devices ask is answered with 503 and `Retry-After`; once it is less, a falling one. Who is refused is drawn by lot, and when to
-//! come back, too: nobody is refused for good, and those who were don't come back together. Operators are always served.
+//! what is asked is answered with 503 and `Retry-After`; once it is less, a falling one. Who is refused is drawn by lot, and when to
+//! come back, too: nobody is refused for good, and those who were don't come back together. Whom it doesn't concern, the dialects know.
 //!
 //! Life cycle: 1. one for each worker   2. [`Pressure::watch`] runs as long as the worker   3. each request asks [`Pressure::refusal`].
 
@@ -26,6 +26,8 @@ const WHOLE: u32 = 1 << 20;
 const REFUSED_SHARE_MAX: f64 = 0.9;
 /// How fast the share changes at most: from none to half, and back, in a second.
 const CHANGE_PER_S: f64 = 0.5;
+/// While it lasts, and at most so often where it comes and goes.
+const TELL_EVERY: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// When to come back: soon enough for a device with something to tell, and spread.
 const RETRY_AFTER_S: std::ops::Range<u32> = 5..16;
@@ -38,20 +40,21 @@ impl Pressure {
     /// Looks again and again how long things wait here.
     pub(super) async fn watch(self: Arc<Self>) {
         let mut looked = Instant::now();
+        let mut told: Option<Instant> = None;
         loop {
             let due = Instant::now() + LOOK_EVERY;
             tokio::time::sleep_until(due).await;
             let now = Instant::now();
-            let share_before = self.refused_share.load(Ordering::Relaxed);
             self.note(now.saturating_duration_since(due), now.saturating_duration_since(looked));
             looked = now;
-            match (share_before, self.refused_share.load(Ordering::Relaxed)) {
-                (0, 1..) => tracing::warn!(
+            if self.refused_share.load(Ordering::Relaxed) > 0
+                && told.is_none_or(|told| now.saturating_duration_since(told) >= TELL_EVERY)
+            {
+                told = Some(now);
+                tracing::warn!(
                     wait_max_ms = self.wait_max.as_millis() as u64,
                     "more is asked than this machine does in time; a share of the devices is told to come back later"
-                ),
-                (1.., 0) => tracing::info!("everybody is served again"),
-                _ => {}
+                );
             }
         }
     }
@@ -59,7 +62,7 @@ impl Pressure {
     /// Things wait this long, as seen this long after the last look.
     fn note(&self, waited: Duration, since_last: Duration) {
         let excess = (waited.as_secs_f64() / self.wait_max.as_secs_f64() - 1.0).clamp(-1.0, 1.0);
-        // A machine that slept isn't overloaded.
+        // A machine that slept was not overloaded for all that time.
         let change = excess * CHANGE_PER_S * since_last.as_secs_f64().min(1.0);
         let share = f64::from(self.refused_share.load(Ordering::Relaxed)) / f64::from(WHOLE);
         let share = (share + change).clamp(0.0, REFUSED_SHARE_MAX);

@@ -213,35 +213,125 @@ fn one_connection_too_many_is_told_to_come_back_and_the_others_stay() {
 }
 
 #[test]
-fn devices_are_told_to_come_back_where_things_wait_too_long_and_operators_are_served() {
+fn where_things_wait_too_long_whoever_shows_no_token_of_a_person_is_told_to_come_back() {
     // No timer is this punctual.
     let server = Server::start(|config| config.limits.wait_max = Duration::from_nanos(1));
     let mut stream = server.connect();
-    let mut ask = |method: &str, path: &str| {
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}").unwrap();
+    let mut ask = |method: &str, path: &str, header: &str| {
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\n{header}Content-Length: 2\r\n\r\n").unwrap();
+        // Not in one piece with its head, and read away all the same: the connection goes on.
+        stream.write_all(b"{}").unwrap();
         read_reply(&mut stream)
     };
     for (method, path, code) in [
         ("POST", "/api/v1/check", r#""overloaded""#),
+        ("POST", "/api/v1/%63heck/", r#""overloaded""#),
         ("POST", "/api/v1/report", r#""overloaded""#),
-        ("POST", "/v2/upgrade/firmware/check/1", "5031001"),
-        ("POST", "/v2/upgrade/firmware/report/1", "5031001"),
         ("GET", "/images/00", r#""overloaded""#),
+        ("GET", "/metrics", r#""overloaded""#),
+        ("GET", "/nothing", r#""overloaded""#),
+        ("POST", "/v2/upgrade/firmware/check/1", "5031001"),
+        ("POST", "/v2/device_login", "5031001"),
+        ("POST", "/apim-token-service/v2.0/token/get", r#""business":"apim-token-service""#),
+        ("POST", "/connect-service/v2.1/ota-jobs?action=search", r#""requestId""#),
+        ("GET", "/iodm/northbound/v1.5.0/operations", r#""error_detail""#),
+        ("POST", "/manage/api/v1/devices/default/devices/ota", r#""code":-1"#),
     ] {
-        let mut refusal = ask(method, path);
-        // None of them is in order, so whoever is served isn't answered with 503. Ends, since the share of those refused grows.
+        let mut refusal = ask(method, path, "");
+        // Ends, since the share of those refused grows. A few others are answered so by their calls themselves; this one says when.
         while !refusal.starts_with("HTTP/1.1 503 ") {
-            refusal = ask(method, path);
+            refusal = ask(method, path, "");
         }
         let head = refusal.to_ascii_lowercase();
         let retry_after_s: u32 =
             head.lines().find_map(|line| line.strip_prefix("retry-after: ")).expect("it says when to come back").parse().unwrap();
         assert!((5..16).contains(&retry_after_s) && refusal.contains(code), "{refusal}");
+        assert!(refusal.contains(&format!("come back in {retry_after_s} s")), "{refusal}");
     }
-    for path in ["/api/v1/tasks", "/healthz", "/v2/upgrade/firmware/tasks"].repeat(30) {
-        let reply = ask("GET", path);
+    for (path, header) in [
+        ("/healthz", ""),
+        ("/readyz", ""),
+        ("/api/v1/tasks", "Authorization: Bearer admin\r\n"),
+        ("/metrics", "Authorization: Bearer admin\r\n"),
+        ("/v2/upgrade/firmware/tasks", "Access-Token: admin\r\n"),
+        ("/connect-service/v2.1/ota-jobs?action=search", "apim-accesstoken: admin\r\n"),
+    ]
+    .repeat(20)
+    {
+        let reply = ask("GET", path, header);
         assert!(!reply.starts_with("HTTP/1.1 503 "), "{path}: {reply}");
     }
+    server.stop();
+}
+
+/// A stream of events whose beginning was read, where there is a place for it.
+fn follow(server: &Server) -> Option<TcpStream> {
+    let mut stream = server.connect();
+    stream.write_all(b"GET /api/v1/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer admin\r\n\r\n").unwrap();
+    let mut begin = String::new();
+    while !begin.contains(": connected\n\n\r\n") {
+        let mut byte = [0];
+        assert_eq!(stream.read(&mut byte).unwrap(), 1, "closed after {begin:?}");
+        begin.push(byte[0] as char);
+        if begin.starts_with("HTTP/1.1 503") {
+            return None;
+        }
+    }
+    assert!(begin.starts_with("HTTP/1.1 200 "), "{begin}");
+    Some(stream)
+}
+
+/// There is one place, and a heartbeat, the first thing that would be written to a client that has gone, is fifteen seconds away: far more
+/// tries than this.
+fn follow_once_there_is_room(server: &Server) -> TcpStream {
+    for _ in 0..500 {
+        if let Some(stream) = follow(server) {
+            return stream;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the place of a client that has gone is not given back");
+}
+
+#[test]
+fn an_event_stream_ends_with_its_client_though_nothing_is_written_to_it() {
+    let server = Server::start(|config| config.limits.event_streams_max = 1);
+    // One that only closes its sending side, and one that is gone altogether.
+    let mut closing = follow(&server).unwrap();
+    closing.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(read_to_end(&mut closing), "");
+    drop(follow_once_there_is_room(&server));
+    // One that says something more is still there: its place isn't given back.
+    let mut stream = follow_once_there_is_room(&server);
+    stream.write_all(REQUEST).unwrap();
+    for _ in 0..30 {
+        assert!(follow(&server).is_none());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(stream);
+    server.stop();
+}
+
+#[test]
+fn a_guess_that_finds_no_place_to_be_held_back_ends_its_connection() {
+    let server = Server::start(|config| config.limits.wrong_credentials_per_minute = 1);
+    let guess = b"GET /api/v1/tasks HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer guess\r\n\r\n";
+    let mut streams: Vec<TcpStream> = (0..200).map(|_| server.connect()).collect();
+    for stream in &mut streams {
+        stream.write_all(guess).unwrap();
+        stream.write_all(REQUEST).unwrap();
+    }
+    let (mut ended, mut went_on) = (0, 0);
+    for stream in &mut streams {
+        assert!(read_reply(stream).starts_with("HTTP/1.1 401 "));
+        let mut next = [0; 12];
+        match stream.read(&mut next) {
+            Ok(0) | Err(_) => ended += 1,
+            Ok(_) => went_on += 1,
+        }
+    }
+    // One at once, a hundred late; whoever came while they waited was the last on its connection.
+    assert!(ended > 0 && went_on >= 100, "{ended} ended, {went_on} went on");
     server.stop();
 }
 

@@ -203,7 +203,7 @@ impl Client {
                     app.guesses.refused(address.ip()).await;
                 }
                 line.wire.refuse(match error {
-                    LoginError::Credentials => Refusal::BadCredentials,
+                    LoginError::Credentials | LoginError::Stale => Refusal::BadCredentials,
                     LoginError::Forbidden => Refusal::NotAuthorized,
                     LoginError::Unavailable => Refusal::ServerUnavailable,
                 });

@@ -58,7 +58,10 @@ impl Pass {
 /// Why somebody is not let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LoginError {
+    /// What was shown opens nothing, and may have been guessed.
     Credentials,
+    /// Nothing was shown, or what has been right once, or is for another user name.
+    Stale,
     /// The credentials are right, and not for this.
     Forbidden,
     /// The engine can't say now.
@@ -73,14 +76,14 @@ pub(super) async fn log_in(
     let (username, password) = match (&connect.username, &connect.password, certificate) {
         (Some(username), Some(password), _) => (username, password),
         (username, None, Some(certificate)) => return of_certificate(app, username.as_deref(), certificate),
-        _ => return Err(LoginError::Credentials),
+        _ => return Err(LoginError::Stale),
     };
     let text = std::str::from_utf8(password).ok();
     match app.auth.authenticate(text, TokenPurpose::Access, app.now()) {
         Ok(caller) => of_token(caller, username),
         // What is no token may be a signature.
         Err(AuthError::Unknown) => of_signature(app, connect, username, password).await,
-        Err(AuthError::Missing | AuthError::Expired | AuthError::Certificate) => Err(LoginError::Credentials),
+        Err(AuthError::Missing | AuthError::Expired | AuthError::Certificate) => Err(LoginError::Stale),
     }
 }
 
@@ -96,7 +99,7 @@ fn of_token(caller: Caller, username: &str) -> Result<Principal, LoginError> {
     let (organization, product_id) = (Arc::clone(&caller.organization), Arc::clone(product_id));
     let name = DeviceName { organization, product_id, device_id: Arc::clone(device_id) };
     if !is_called(&name, username) {
-        return Err(LoginError::Credentials);
+        return Err(LoginError::Stale);
     }
     Ok(Principal::Device { name, pass: Pass::Token(caller.token) })
 }
@@ -105,7 +108,7 @@ fn of_certificate(app: &App, username: Option<&str>, certificate: Arc<ClientCert
     let name = certificate.device().clone();
     let names_another = username.is_some_and(|username| !username.is_empty() && !is_called(&name, username));
     if names_another || !certificate.holds(app.now()) {
-        return Err(LoginError::Credentials);
+        return Err(LoginError::Stale);
     }
     Ok(Principal::Device { name, pass: Pass::Certificate(certificate) })
 }
@@ -118,12 +121,12 @@ fn is_called(device: &DeviceName, username: &str) -> bool {
 async fn of_signature(app: &App, connect: &Connect, username: &str, password: &[u8]) -> Result<Principal, LoginError> {
     let login = Login::read(&connect.client_id, username).ok_or(LoginError::Credentials)?;
     let read = |state: &State| -> Vec<(DeviceName, Vec<u8>)> {
-        let called = state.devices_called(Some(login.product_key), login.device_key, NAMESAKES_MAX);
+        let called = state.devices_called(Some(login.product_key), login.device_key).take(NAMESAKES_MAX);
         let with_secret = |name: DeviceName| {
             let secret = state.device(name.as_ref())?.row.details().secret_encrypted.clone()?;
             Some((name, secret))
         };
-        called.into_iter().filter_map(with_secret).collect()
+        called.filter_map(with_secret).collect()
     };
     let called = app.engine.read(read).await.map_err(|_| LoginError::Unavailable)?;
     let holds = |(name, encrypted): &(DeviceName, Vec<u8>)| match app.secrets.decrypt(&secret_name(name), encrypted) {

@@ -30,7 +30,6 @@ mod feed;
 pub(crate) mod links;
 pub(crate) mod login;
 pub(crate) mod names;
-pub(crate) mod noise;
 pub(crate) mod outbox;
 mod pump;
 mod sessions;
@@ -38,8 +37,8 @@ pub(crate) mod topics;
 pub mod wire;
 
 use crate::app::App;
+use crate::noise::Noise;
 use links::{Link, Links};
-use noise::Noise;
 use outbox::Outbox;
 pub(crate) use sessions::FORMAT as SESSION_FORMAT;
 use sessions::Sessions;

@@ -27,7 +27,7 @@ pub(crate) async fn resolve_in(app: &App, product_id: Option<&str>, device_id: &
     if let Some(known) = names.get(key.as_str()).filter(|known| known.1.elapsed() < FRESH_FOR) {
         return Ok(known.0.clone());
     }
-    let called = app.engine.read(|state| state.devices_called(product_id, device_id, 2)).await?;
+    let called = app.engine.read(|state| state.devices_called(product_id, device_id).take(2).collect::<Vec<_>>()).await?;
     let name = match &called[..] {
         [name] => name.clone(),
         [] => {

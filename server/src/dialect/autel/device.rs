@@ -246,9 +246,7 @@ async fn of_same_organization(
     attached: Vec<Arc<str>>,
 ) -> Result<(Vec<Arc<str>>, Vec<Arc<str>>), Error> {
     let read = |state: &sluicegate::State| {
-        let is_ours = |child: &Arc<str>| {
-            state.devices_called(None, child, usize::MAX).iter().all(|name| name.organization == gateway.organization)
-        };
+        let is_ours = |child: &Arc<str>| state.devices_called(None, child).all(|name| name.organization == gateway.organization);
         attached.iter().cloned().partition(is_ours)
     };
     app.engine.read(read).await

@@ -6,12 +6,13 @@
 
 use super::rest::{self, UpgradeOrder};
 use crate::app::App;
-use crate::auth::Caller;
+use crate::auth::{AuthError, Caller};
 use crate::dialect::common::FIRMWARE_UPGRADE_TYPE;
 use crate::dialect::common::routes::{Route, at, find, route};
+use crate::dialect::common::status::Status;
 use crate::guesses::WrongCredentials;
 use crate::http::path::segments;
-use crate::http::{Reply, Request, json_bytes, read_body};
+use crate::http::{Reply, Request, json_bytes, read_body, retry_after};
 use ::http::StatusCode;
 use serde_json::json;
 use sluicegate::model::{Component, FirmwareId, Scope, Selector, TaskMode, TokenPurpose};
@@ -26,42 +27,67 @@ pub(crate) fn routes() -> impl Iterator<Item = (&'static str, String)> {
     ROUTES.iter().map(|route| (route.method, route.path.to_owned()))
 }
 
-/// Why an order is not carried out: the status and what is wrong.
-type Refused = (StatusCode, String);
+/// Why an order is not carried out.
+struct Refused {
+    http: StatusCode,
+    message: String,
+    retry_after_s: Option<u32>,
+    /// The caller showed something that it may have guessed.
+    is_wrong_credentials: bool,
+}
+
+impl Refused {
+    fn new(http: StatusCode, message: impl Into<String>) -> Self {
+        Self { http, message: message.into(), retry_after_s: None, is_wrong_credentials: false }
+    }
+
+    fn into_reply(self) -> Reply {
+        let mut reply = json_bytes(self.http, rest::failure(&self.message).into());
+        if self.is_wrong_credentials {
+            reply.extensions_mut().insert(WrongCredentials);
+        }
+        match self.retry_after_s {
+            Some(seconds) => retry_after(reply, seconds),
+            None => reply,
+        }
+    }
+}
+
+/// A request of which nothing came, through no fault of its own.
+pub(crate) fn refused(status: Status, message: String) -> Reply {
+    Refused { retry_after_s: status.retry_after_s, ..Refused::new(status.http, message) }.into_reply()
+}
 
 /// The demo platform answers with 200 and a code, but where nobody could say whose call it was.
 pub(crate) async fn handle(app: &Arc<App>, request: Request) -> Reply {
     match order(app, request).await {
         Ok(body) => json_bytes(StatusCode::OK, body.into()),
-        Err((status, message)) => {
-            let mut reply = json_bytes(status, rest::failure(&message).into());
-            if status == StatusCode::UNAUTHORIZED {
-                reply.extensions_mut().insert(WrongCredentials);
-            }
-            reply
-        }
+        Err(refused) => refused.into_reply(),
     }
 }
 
 async fn order(app: &Arc<App>, request: Request) -> Result<Vec<u8>, Refused> {
     let path = request.uri().path().to_owned();
-    let path = segments(&path).map_err(|error| (StatusCode::NOT_FOUND, error.to_string()))?;
+    let path = segments(&path).map_err(|error| Refused::new(StatusCode::NOT_FOUND, error.to_string()))?;
     let path: Vec<&str> = path.iter().map(|segment| &**segment).collect();
     let Some(((), [workspace, _])) = find(ROUTES, request.method().as_str(), &path) else {
         return Err(match at(ROUTES, &path).next() {
-            Some(_) => (StatusCode::METHOD_NOT_ALLOWED, "orders are POSTed".into()),
-            None => {
-                (StatusCode::NOT_FOUND, "there is no such call; orders go to /manage/api/v1/devices/{workspace}/devices/ota".into())
-            }
+            Some(_) => Refused::new(StatusCode::METHOD_NOT_ALLOWED, "orders are POSTed"),
+            None => Refused::new(
+                StatusCode::NOT_FOUND,
+                "there is no such call; orders go to /manage/api/v1/devices/{workspace}/devices/ota",
+            ),
         });
     };
     let caller = caller(app, &request, workspace)?;
-    let organization = caller.organization_for(Some(workspace)).map_err(|error| (StatusCode::FORBIDDEN, error.to_string()))?;
-    let (_, body) =
-        read_body(request, app.config.limits.body_bytes_max).await.map_err(|error| (error.status(), error.to_string()))?;
-    let orders = rest::read_orders(&body).map_err(|refused| (StatusCode::OK, refused.to_string()))?;
+    let organization =
+        caller.organization_for(Some(workspace)).map_err(|error| Refused::new(StatusCode::FORBIDDEN, error.to_string()))?;
+    let (_, body) = read_body(request, app.config.limits.body_bytes_max)
+        .await
+        .map_err(|error| Refused::new(error.status(), error.to_string()))?;
+    let orders = rest::read_orders(&body).map_err(|refused| Refused::new(StatusCode::OK, refused.to_string()))?;
     let planned = app.engine.read(|state| plan(state, &organization, &caller, &orders)).await.map_err(refuse)?;
-    let tasks = planned.map_err(|message| (StatusCode::OK, message))?;
+    let tasks = planned.map_err(|message| Refused::new(StatusCode::OK, message))?;
     let created = app.engine.create_tasks(tasks, app.now()).await.map_err(refuse)?;
     let ids: Vec<String> = created.iter().map(|task| task.id.to_string()).collect();
     Ok(rest::success(&json!({ "task_ids": ids })))
@@ -69,11 +95,13 @@ async fn order(app: &Arc<App>, request: Request) -> Result<Vec<u8>, Refused> {
 
 fn caller(app: &App, request: &Request, workspace: &str) -> Result<Caller, Refused> {
     let token = request.headers().get("x-auth-token").and_then(|token| token.to_str().ok());
-    let caller = app.auth.authenticate(token, TokenPurpose::Access, app.now()).map_err(|_| {
-        (StatusCode::UNAUTHORIZED, "x-auth-token is missing, unknown or has expired; send a token that manages".to_owned())
+    let caller = app.auth.authenticate(token, TokenPurpose::Access, app.now()).map_err(|error| Refused {
+        is_wrong_credentials: error == AuthError::Unknown,
+        ..Refused::new(StatusCode::UNAUTHORIZED, "x-auth-token is missing, unknown or has expired; send a token that manages")
     })?;
     if !caller.can_operate() || caller.is_bound_to_device() {
-        return Err((StatusCode::FORBIDDEN, format!("this token does not manage workspace {workspace}; use an operator's")));
+        let message = format!("this token does not manage workspace {workspace}; use an operator's");
+        return Err(Refused::new(StatusCode::FORBIDDEN, message));
     }
     Ok(caller)
 }
@@ -83,7 +111,7 @@ fn refuse(error: Error) -> Refused {
         Error::Overloaded | Error::Closed | Error::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::OK,
     };
-    (status, error.to_string())
+    Refused::new(status, error.to_string())
 }
 
 /// The tasks that carry an order out, or what is in its way.

@@ -37,6 +37,9 @@ fn names<'a>(wanted: &str, path: &[&'a str]) -> Option<Names<'a>> {
     for wanted in wanted.split('/').skip(1) {
         let part = *path.next()?;
         if wanted.starts_with('{') {
+            if part.is_empty() {
+                return None;
+            }
             *names.get_mut(found)? = part;
             found += 1;
         } else if wanted != part {
@@ -65,6 +68,8 @@ mod tests {
             ("GET", &["b"], None),
             ("GET", &["a", "x", "y"], None),
             ("POST", &["a", "x", "b"], None),
+            ("GET", &["a", ""], None),
+            ("POST", &["a", "", "b", "y"], None),
         ] {
             assert_eq!(find(ROUTES, method, path), expected, "{method} {path:?}");
         }

@@ -7,7 +7,7 @@
 //! | not here, or not the caller's | 404 | `…_not_found` | name another |
 //! | collides with what is there | 409 | `conflict` and what with | change one of the two |
 //! | a bound of the operator's is reached | 507 | `limit_reached` | raise it or delete some |
-//! | more arrives than can be made durable | 503 | `overloaded` | come back after `Retry-After` |
+//! | more arrives than can be made durable, or answered in time | 503 | `overloaded` | come back after `Retry-After` |
 //! | no room on the disk | 507 | `disk_full` | make room; it resumes by itself |
 //! | the disk failed | 503 | `store_failed` | look at the server |
 //! | stopping | 503 | `stopping` | come back |
@@ -35,6 +35,11 @@ impl Status {
 
     const DISK_FULL: Self = Self::later(StatusCode::INSUFFICIENT_STORAGE, "disk_full", 30);
     const STORE_FAILED: Self = Self::later(StatusCode::SERVICE_UNAVAILABLE, "store_failed", 60);
+    /// More is asked than this machine does in time.
+    pub const fn shed(retry_after_s: u32) -> Self {
+        Self::later(StatusCode::SERVICE_UNAVAILABLE, "overloaded", retry_after_s)
+    }
+
     pub const STOPPING: Self = Self::later(StatusCode::SERVICE_UNAVAILABLE, "stopping", 5);
 }
 

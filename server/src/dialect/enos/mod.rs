@@ -38,7 +38,7 @@ mod signature;
 mod status;
 mod task_search;
 mod text;
-mod token;
+pub(crate) mod token;
 
 pub use memory::Memory;
 
@@ -46,6 +46,7 @@ use crate::app::App;
 use crate::auth::Caller;
 use crate::dialect::common::decode::from_json;
 use crate::dialect::common::lenient::Object;
+use crate::dialect::common::status::Status;
 use crate::http::{Query, Reply, Request, read_body};
 use ::http::header::CONTENT_TYPE;
 use ::http::{HeaderMap, Method};
@@ -107,6 +108,11 @@ impl Parameters {
     fn required(&self, key: &str) -> Result<&str, Failure> {
         self.get(key).ok_or_else(|| Failure::invalid(format!("{key} is required in the query, and is missing or empty; name it")))
     }
+}
+
+/// A request of which nothing came, through no fault of its own.
+pub(crate) fn refused(status: Status, message: String) -> Reply {
+    envelope::failure(&Failure::ours(status, message))
 }
 
 /// What an action answers when all went well.

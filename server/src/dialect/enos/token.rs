@@ -53,6 +53,11 @@ impl Refusal {
     fn new(status: Status, message: impl Into<String>) -> Self {
         Self { status, message: message.into(), http: StatusCode::OK, retry_after_s: None }
     }
+
+    /// Not the caller's fault: the HTTP status tells it, too.
+    fn ours(status: common::Status, message: String) -> Self {
+        Self { http: status.http, retry_after_s: status.retry_after_s, ..Self::new(Status::Internal, message) }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -215,10 +220,14 @@ fn reply(issued: Result<(String, u64), Refusal>) -> Reply {
     }
 }
 
+/// A request of which nothing came, through no fault of its own.
+pub(crate) fn refused(status: common::Status, message: String) -> Reply {
+    reply(Err(Refusal::ours(status, message)))
+}
+
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        let status = common::status(&error);
-        Self { http: status.http, retry_after_s: status.retry_after_s, ..Self::new(Status::Internal, error.to_string()) }
+        Self::ours(common::status(&error), error.to_string())
     }
 }
 

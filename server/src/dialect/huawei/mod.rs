@@ -28,6 +28,7 @@ use crate::app::App;
 use crate::config::HuaweiConfig;
 use crate::dialect::common::limiter::Limiter;
 use crate::dialect::common::routes::{Route, find, route};
+use crate::dialect::common::status::Status;
 use crate::http::path::segments;
 use crate::http::{Reply, Request, read_body};
 use bytes::Bytes;
@@ -60,6 +61,11 @@ pub async fn handle(app: &App, request: Request) -> Reply {
         Ok(reply) => reply,
         Err(failure) => failure.into_reply(),
     }
+}
+
+/// A request of which nothing came, through no fault of its own.
+pub(crate) fn refused(status: Status, message: String) -> Reply {
+    Failure::ours(status, message).into_reply()
 }
 
 /// What each row of [`ROUTES`] leads to.

@@ -114,7 +114,7 @@ impl Failure {
     }
 
     /// Not the caller's fault.
-    fn ours(status: Status, detail: String) -> Self {
+    pub(super) fn ours(status: Status, detail: String) -> Self {
         Self { http: status.http, retry_after_s: status.retry_after_s, ..Self::new(Code::Internal, detail) }
     }
 

@@ -31,6 +31,9 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// Pages that wait for the client.
 const PAGES_WAITING_MAX: usize = 2;
 
+/// In the place of an organization's name, which is never empty.
+const ADMINISTRATOR: &str = "";
+
 /// Streams open in this process, by the organization of whose token they are; beside the gauge, which can't be read.
 static OPEN: Mutex<BTreeMap<Arc<str>, usize>> = Mutex::new(BTreeMap::new());
 
@@ -39,7 +42,9 @@ pub(super) async fn follow(app: &Arc<App>, request: Request) -> Answer {
     let query = Query::parse(request.uri().query())?;
     let filter = Filter::new(app, &caller, &query)?;
     let from = from(&query, request.headers())?;
-    let slot = Slot::take(app, &caller.organization)?;
+    // The administrator follows beside its organizations, and isn't kept out by any.
+    let holder = if caller.role == Role::Admin { ADMINISTRATOR.into() } else { Arc::clone(&caller.organization) };
+    let slot = Slot::take(app, &holder)?;
     let (sender, receiver) = mpsc::channel(PAGES_WAITING_MAX);
     tokio::spawn(send(Arc::clone(app), filter, caller.token, from, sender, slot));
     let mut reply = Response::new(Body::Stream(receiver));

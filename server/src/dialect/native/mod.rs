@@ -38,6 +38,7 @@ mod whole;
 
 use crate::app::App;
 use crate::dialect::common::routes::{Names, Route, at, find, route};
+use crate::dialect::common::status::Status;
 use crate::http::path::segments;
 use crate::http::{Reply, Request, read_body};
 use ::http::Method;
@@ -75,9 +76,9 @@ pub async fn handle(app: &Arc<App>, request: Request) -> Reply {
     }
 }
 
-/// What is answered where a request came to nothing.
-pub(crate) fn refusal(error: sluicegate::Error) -> Reply {
-    Failure::from(error).into_reply()
+/// A request of which nothing came, through no fault of its own.
+pub(crate) fn refused(status: Status, message: String) -> Reply {
+    Failure { retry_after_s: status.retry_after_s, ..Failure::new(status.http, status.code, message) }.into_reply()
 }
 
 /// What each row of [`ROUTES`] leads to.

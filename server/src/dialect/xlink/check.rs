@@ -50,15 +50,9 @@ fn offered(app: &App, offer: &Offer, now: Timestamp) -> Reply {
 }
 
 fn held(wait: Wait) -> Failure {
-    Failure {
-        code: Code::TaskUnknown,
-        message: format!(
-            "a task is for this device, but not now ({}); check again in {} s",
-            wait.reason.name(),
-            wait.retry_after_s
-        ),
-        retry_after_s: Some(wait.retry_after_s),
-    }
+    let Wait { reason, retry_after_s, .. } = wait;
+    let message = format!("a task is for this device, but not now ({}); check again in {retry_after_s} s", reason.name());
+    Failure { retry_after_s: Some(retry_after_s), ..Failure::new(Code::TaskUnknown, message) }
 }
 
 /// Somebody who only looks names a device that is there, or is told that it isn't.

@@ -215,7 +215,7 @@ impl From<UploadError> for Failure {
             UploadError::Ingest(error @ IngestError::TooLarge { .. }) => Self::new(Code::FileTooLarge, error.to_string()),
             UploadError::Ingest(error) if error.is_uploaders_fault() => Self::invalid(error.to_string()),
             error @ (UploadError::Ingest(_) | UploadError::Stopping) => {
-                Self { code: Code::Unavailable, message: error.to_string(), retry_after_s: Some(10) }
+                Self { retry_after_s: Some(10), ..Self::new(Code::Unavailable, error.to_string()) }
             }
         }
     }

@@ -17,7 +17,7 @@ use super::decode::{self, Activation, Mac};
 use super::status::{Code, Failure};
 use super::{Answer, body_of};
 use crate::app::App;
-use crate::auth::{Caller, NewToken};
+use crate::auth::{AuthError, Caller, NewToken};
 use crate::http::{Request, json};
 use ::http::StatusCode;
 use serde::Serialize;
@@ -50,7 +50,7 @@ pub(super) async fn app(app: &App, request: Request) -> Answer {
     let (_, body) = body_of(app, request).await?;
     let login = decode::app_login(&body)?;
     let Some((id, organization)) = app.auth.app_login(&login.id, &login.secret).await? else {
-        return Err(Failure::new(Code::TokenUnknown, "id and secret don't belong together; check both"));
+        return Err(Failure::new(Code::TokenUnknown, "id and secret don't belong together; check both").wrong_credentials());
     };
     let new = NewToken {
         purpose: TokenPurpose::Access,
@@ -102,13 +102,18 @@ pub(super) async fn activate(app: &App, request: Request) -> Answer {
     Ok(json(StatusCode::OK, &Shown { device_id, authorize_code: issued.token }))
 }
 
+/// What is refused counts as a guess where nothing of the kind was ever given out.
+fn of_guess(error: AuthError, failure: Failure) -> Failure {
+    if error == AuthError::Unknown { failure.wrong_credentials() } else { failure }
+}
+
 /// Where an activation code registers devices.
 fn activation_scope(app: &App, code: &str, now: Timestamp) -> Result<(Arc<str>, Arc<str>), Failure> {
     let refuse = |message: &str| Failure::new(Code::AuthorizeCodeWrong, message);
     let caller = app
         .auth
         .authenticate(Some(code.trim()), TokenPurpose::Access, now)
-        .map_err(|_| refuse("active_code is not known here or has expired; issue a new one"))?;
+        .map_err(|error| of_guess(error, refuse("active_code is not known here or has expired; issue a new one")))?;
     match caller {
         // A device's own token would let whoever reads one device register others.
         Caller { role: Role::Device, device_id: None, product_id: Some(product_id), organization, .. } => {
@@ -252,7 +257,8 @@ pub(super) async fn device(app: &App, request: Request) -> Answer {
     let wrong = || {
         Failure::new(Code::AuthorizeCodeWrong, "authorize_code doesn't belong to this product and mac; activate the device again")
     };
-    let authorized = app.auth.authenticate(Some(login.authorize_code.trim()), TokenPurpose::Authorize, now).map_err(|_| wrong())?;
+    let authorized = app.auth.authenticate(Some(login.authorize_code.trim()), TokenPurpose::Authorize, now);
+    let authorized = authorized.map_err(|error| of_guess(error, wrong()))?;
     let own = DeviceOfToken::read(authorized).filter(|own| *own.product_id == *login.product_id).ok_or_else(wrong)?;
     let read = |state: &State| state.device(own.as_ref()).and_then(|device| attribute(&device.row, MAC_ATTRIBUTE));
     if app.engine.read(read).await?.as_deref() != Some(login.mac.as_str()) {

@@ -25,6 +25,7 @@ mod tasks;
 
 use crate::app::App;
 use crate::dialect::common::routes::{Names, Route, find, route};
+use crate::dialect::common::status::Status;
 use crate::http::path::segments;
 use crate::http::{Reply, Request, empty, read_body};
 use ::http::{Method, StatusCode};
@@ -49,18 +50,13 @@ pub async fn handle(app: &Arc<App>, request: Request) -> Reply {
     }
 }
 
-/// What is answered where a request came to nothing.
-pub(crate) fn refusal(error: sluicegate::Error) -> Reply {
-    Failure::from(error).into_reply()
+/// A request of which nothing came, through no fault of its own.
+pub(crate) fn refused(status: Status, message: String) -> Reply {
+    Failure { retry_after_s: status.retry_after_s, ..Failure::new(Code::Unavailable, message) }.into_reply()
 }
 
 const CHECK: &str = "/v2/upgrade/firmware/check/";
 const REPORT: &str = "/v2/upgrade/firmware/report/";
-
-/// Whether this is a call that devices make again and again.
-pub(crate) fn is_of_device(path: &str) -> bool {
-    path.starts_with(CHECK) || path.starts_with(REPORT)
-}
 
 /// What each row of [`ROUTES`] leads to.
 #[derive(Clone, Copy, Debug)]

@@ -61,11 +61,18 @@ pub(super) struct Failure {
     pub(super) code: Code,
     pub(super) message: String,
     pub(super) retry_after_s: Option<u32>,
+    /// The caller showed something that it may have guessed.
+    pub(super) is_wrong_credentials: bool,
 }
 
 impl Failure {
     pub(super) fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), retry_after_s: None }
+        Self { code, message: message.into(), retry_after_s: None, is_wrong_credentials: false }
+    }
+
+    /// Of whoever may only have guessed.
+    pub(super) fn wrong_credentials(self) -> Self {
+        Self { is_wrong_credentials: true, ..self }
     }
 
     pub(super) fn invalid(message: impl Into<String>) -> Self {
@@ -84,7 +91,7 @@ impl Failure {
         }
         let body = Wrapped { error: Inner { code: self.code as u32, msg: &self.message } };
         let mut reply = json(self.code.status(), &body);
-        if matches!(self.code, Code::TokenUnknown | Code::AuthorizeCodeWrong) {
+        if self.is_wrong_credentials {
             reply.extensions_mut().insert(WrongCredentials);
         }
         match self.retry_after_s {
@@ -127,7 +134,7 @@ impl From<Error> for Failure {
             _ if code == Code::Unavailable => Some(10),
             _ => None,
         };
-        Self { code, message: error.to_string(), retry_after_s }
+        Self { retry_after_s, ..Self::new(code, error.to_string()) }
     }
 }
 
@@ -155,7 +162,9 @@ impl From<AuthError> for Failure {
     fn from(error: AuthError) -> Self {
         match error {
             AuthError::Missing => Self::new(Code::TokenMissing, "header Access-Token is missing; log in and send the token in it"),
-            AuthError::Unknown => Self::new(Code::TokenUnknown, "the token in Access-Token is not known here; log in again"),
+            AuthError::Unknown => {
+                Self::new(Code::TokenUnknown, "the token in Access-Token is not known here; log in again").wrong_credentials()
+            }
             AuthError::Expired => {
                 Self::new(Code::TokenExpired, "the token in Access-Token has expired; log in again or refresh it")
             }
