@@ -144,10 +144,8 @@ fn wait_for_log(server: &TestServer, text: &str) {
     wait_until(&format!("the server says {text:?}"), || server.log().contains(text).then_some(()));
 }
 
-fn metric(server: &TestServer, outcome: &str) -> u64 {
-    let metrics = server.anonymous().get("/metrics").expect(200).text();
-    let name = format!("sluicegate_mqtt_messages_total{{outcome=\"{outcome}\"}} ");
-    metrics.lines().find_map(|line| line.strip_prefix(&name)).map_or(0, |value| value.parse().unwrap())
+fn messages(server: &TestServer, outcome: &str) -> u64 {
+    server.metric(&format!("sluicegate_mqtt_messages_total{{outcome=\"{outcome}\"}}")) as u64
 }
 
 fn register(server: &TestServer, sn: &str) {
@@ -280,7 +278,7 @@ fn what_the_broker_refuses_to_take_is_counted_and_told_in_the_log() {
     connection.wire.acknowledge(&event, Acknowledgement::NotAuthorized);
     connection.send();
     wait_for_log(&server, "refuses what is published");
-    wait_until("it is counted", || (metric(&server, "broker_refused") == 1).then_some(()));
+    wait_until("it is counted", || (messages(&server, "broker_refused") == 1).then_some(()));
 }
 
 #[test]
@@ -300,7 +298,7 @@ fn an_event_that_the_broker_has_no_room_for_comes_again_and_in_its_order() {
         let again = connection.any_publication();
         assert_eq!((again.topic, again.payload), (before.topic, before.payload));
     }
-    assert_eq!(metric(&server, "broker_refused"), 0);
+    assert_eq!(messages(&server, "broker_refused"), 0);
 }
 
 #[test]
@@ -328,11 +326,14 @@ fn an_order_that_a_slow_broker_does_not_take_yet_is_neither_sent_again_nor_given
         connection.say(&format!("thing/product/{sn}/osd"), &osd());
     }
     let first = connection.any_publication();
+    wait_until("both have been offered their upgrade", || {
+        (counts(&server, &path)["offered"] == 2 && messages(&server, "offer_sent") == 2).then_some(())
+    });
     // Longer than all the patience with a gateway that doesn't answer.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(5) {
         let now = counts(&server, &path);
-        assert_eq!((&now["offered"], metric(&server, "offer_sent")), (&json!(2), 2), "{now}");
+        assert_eq!((&now["offered"], messages(&server, "offer_sent")), (&json!(2), 2), "{now}");
         std::thread::sleep(Duration::from_millis(50));
     }
     // Once the broker takes more, the other's comes, and it is the first.
@@ -361,7 +362,7 @@ fn an_order_is_not_held_up_by_all_the_events_before_it() {
     let mut connection = stub.welcome_with(1);
     connection.say("thing/product/g/osd", &osd());
     let mut publication = connection.any_publication();
-    wait_until("the order waits", || (metric(&server, "offer_sent") == 1).then_some(()));
+    wait_until("the order waits", || (messages(&server, "offer_sent") == 1).then_some(()));
     let mut before = 0;
     while publication.topic != "thing/product/g/services" {
         before += 1;

@@ -89,11 +89,8 @@ impl Station {
         });
     }
 
-    /// A figure, by its name and labels; 0 where it isn't there yet.
     pub(crate) fn metric(&self, name: &str) -> u64 {
-        let metrics = self.server.anonymous().get("/metrics").expect(200).text();
-        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
-        line.map_or(0, |value| value.parse().unwrap())
+        self.server.metric(name) as u64
     }
 
     /// How many messages came to this.

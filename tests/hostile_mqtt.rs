@@ -3,10 +3,9 @@
 use crate::common::fleet::issue_token;
 use crate::common::mqtt::{MqttClient, MqttOptions};
 use crate::common::{TestServer, wait_until};
-use crate::hostile_support::{beside_good_clients, is_closed};
+use crate::hostile_support::{beside_good_clients, is_closed, open_many};
 use serde_json::json;
 use sluicegate_server::mqtt::wire::Qos;
-use std::io::Write;
 use std::net::TcpStream;
 
 const CONFIG: &str = "[limits]\nheader_timeout_s = 1\nwrite_timeout_s = 1\nwrong_credentials_per_minute = 0\n";
@@ -30,16 +29,6 @@ fn beside_a_good_device(what: &str, server: &TestServer, hostile: impl FnOnce())
     MqttClient::connect(&server.address("mqtt"), &MqttOptions::new("again").credentials("good", &token)).unwrap();
 }
 
-fn connections(server: &TestServer, count: usize, first: &[u8]) -> Vec<TcpStream> {
-    let open = |_| {
-        let mut stream = TcpStream::connect(server.address("mqtt")).unwrap();
-        stream.write_all(first).unwrap();
-        stream.set_nonblocking(true).unwrap();
-        stream
-    };
-    (0..count).map(open).collect()
-}
-
 #[test]
 fn connections_that_never_log_in_are_given_up() {
     let server = start();
@@ -61,7 +50,7 @@ fn connections_that_never_log_in_are_given_up() {
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
     ];
     beside_a_good_device("600 connections that never log in", &server, || {
-        let mut silent: Vec<TcpStream> = firsts.iter().flat_map(|first| connections(&server, 50, first)).collect();
+        let mut silent: Vec<TcpStream> = firsts.iter().flat_map(|first| open_many(&server, "mqtt", 50, first)).collect();
         wait_until("all of them are given up", || {
             silent.retain_mut(|stream| !is_closed(stream));
             silent.is_empty().then_some(())

@@ -1,10 +1,11 @@
-//! What the tests of hostile clients share: good clients that are served all the while, and every call that takes a body.
+//! What the tests of hostile clients share: good clients that are served all the while, crowds of connections, and every call that takes a
+//! body.
 
-use crate::common::fleet::FleetDevice;
+use crate::common::fleet::{FleetDevice, token_header};
 use crate::common::http::{Head, path_of};
-use crate::common::{ADMIN_TOKEN, Fleet, TestServer, image_bytes, wait_until};
+use crate::common::{ADMIN_TOKEN, Client, Fleet, Response, TestServer, image_bytes, raise_open_files, wait_until};
 use serde_json::json;
-use std::io::{self, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -21,35 +22,43 @@ impl Kept {
         Self { address: server.address("http"), stream: None }
     }
 
-    /// One request; the status and the body. A connection that the server has closed meanwhile is opened anew, once.
-    pub(crate) fn ask(&mut self, method: &str, path: &str, token: &str, headers: &str, body: &[u8]) -> io::Result<(u16, Vec<u8>)> {
+    /// One request. Where the server has closed the connection since the request before, it is made again over a new one.
+    pub(crate) fn ask(&mut self, method: &str, path: &str, token: &str, headers: &str, body: &[u8]) -> io::Result<Response> {
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: good\r\nAuthorization: Bearer {token}\r\n{headers}Content-Length: {}\r\n\r\n",
             body.len()
         );
         let request = [head.as_bytes(), body].concat();
-        let was_open = self.stream.is_some();
-        match self.exchange(&request, method) {
-            Err(_) if was_open => {
-                self.stream = None;
-                self.exchange(&request, method)
-            }
-            answer => answer,
+        if let Some(stream) = self.stream.take()
+            && let Some(response) = self.exchange(stream, &request, method)?
+        {
+            return Ok(response);
         }
+        let new = Client::new(self.address.clone()).connect()?;
+        self.exchange(new, &request, method)?.ok_or_else(|| ErrorKind::UnexpectedEof.into())
     }
 
-    fn exchange(&mut self, request: &[u8], method: &str) -> io::Result<(u16, Vec<u8>)> {
-        if self.stream.is_none() {
-            let stream = TcpStream::connect(&self.address)?;
-            stream.set_read_timeout(Some(crate::common::PATIENCE))?;
-            stream.set_nodelay(true)?;
+    /// `None` where the connection was closed before a byte of an answer came; whatever else goes wrong is an error.
+    fn exchange(&mut self, stream: TcpStream, request: &[u8], method: &str) -> io::Result<Option<Response>> {
+        let is_gone = |error: &io::Error| matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe);
+        // Whoever is gone may have answered before.
+        if let Err(error) = (&stream).write_all(request)
+            && !is_gone(&error)
+        {
+            return Err(error);
+        }
+        let mut reader = BufReader::new(&stream);
+        match reader.fill_buf() {
+            Ok([]) => return Ok(None),
+            Ok(_) => {}
+            Err(error) if is_gone(&error) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let response = Head::read(reader)?.into_response(method, method.to_owned())?;
+        if response.header("connection").is_none_or(|wish| !wish.eq_ignore_ascii_case("close")) {
             self.stream = Some(stream);
         }
-        let Some(stream) = &self.stream else { return Err(io::ErrorKind::NotConnected.into()) };
-        let mut writer = stream;
-        writer.write_all(request)?;
-        let response = Head::read(BufReader::new(stream))?.into_response(method, method.to_owned())?;
-        Ok((response.status, response.body))
+        Ok(Some(response))
     }
 }
 
@@ -73,34 +82,50 @@ impl Good {
         Self { device, path, image: fleet.image }
     }
 
-    fn check(&self, kept: &mut Kept) -> Result<(), String> {
+    fn check(&self, kept: &mut Kept) -> Result<Outcome, String> {
         let body = self.device.check_body("1.0").to_string();
         match kept.ask("POST", "/api/v1/check", &self.device.token, "", body.as_bytes()) {
-            Ok((200, _)) => Ok(()),
-            Ok((status, body)) => Err(format!("a check was answered {status} {}", String::from_utf8_lossy(&body))),
+            Ok(response) if response.status == 200 => Ok(Outcome::Served),
+            Ok(response) if is_shed(&response) => Ok(Outcome::Shed),
+            Ok(response) => Err(format!("a check was answered {} {}", response.status, response.text())),
             Err(error) => Err(format!("a check: {error}")),
         }
     }
 
-    fn fetch(&self, kept: &mut Kept, turn: usize) -> Result<(), String> {
+    fn fetch(&self, kept: &mut Kept, turn: usize) -> Result<Outcome, String> {
         let start = turn * RANGE_BYTES % (self.image.len() - RANGE_BYTES);
         let range = format!("Range: bytes={start}-{}\r\n", start + RANGE_BYTES - 1);
         match kept.ask("GET", &self.path, "", &range, b"") {
-            Ok((206, bytes)) if bytes == self.image[start..start + RANGE_BYTES] => Ok(()),
-            Ok((status, bytes)) => Err(format!("a range was answered {status} with {} bytes", bytes.len())),
+            Ok(response) if response.status == 206 && response.body == self.image[start..start + RANGE_BYTES] => {
+                Ok(Outcome::Served)
+            }
+            Ok(response) if is_shed(&response) => Ok(Outcome::Shed),
+            Ok(response) => Err(format!("a range was answered {} with {} bytes", response.status, response.body.len())),
             Err(error) => Err(format!("a range: {error}")),
         }
     }
 }
 
-/// Lets somebody do his worst while good clients are served, sees to it that every one of their requests succeeded, and prints how long they
-/// took.
+/// What came of a good client's request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Served,
+    /// The machine had more to do than it could, and the client was told when to come back.
+    Shed,
+}
+
+fn is_shed(response: &Response) -> bool {
+    response.status == 503 && response.header("retry-after").is_some()
+}
+
+/// Lets somebody do his worst while good clients are served, sees to it that none of their requests failed, and prints how long those took
+/// that were served. A loaded machine may put some off; those count as neither.
 #[track_caller]
 pub(crate) fn beside_good_clients<T>(what: &str, server: &TestServer, hostile: impl FnOnce() -> T) -> T {
     let good = Good::new(server);
     let over = AtomicBool::new(false);
-    let served: [AtomicUsize; 3] = Default::default();
     let took: [Mutex<Vec<Duration>>; 3] = Default::default();
+    let shed = AtomicUsize::new(0);
     let failed: Mutex<Vec<String>> = Mutex::default();
     let work = |kind: usize| {
         let mut kept = Kept::new(server);
@@ -115,25 +140,29 @@ pub(crate) fn beside_good_clients<T>(what: &str, server: &TestServer, hostile: i
                 _ => good.check(&mut Kept::new(server)),
             };
             match done {
-                Ok(()) => took[kind].lock().unwrap().push(begun.elapsed()),
+                Ok(Outcome::Served) => took[kind].lock().unwrap().push(begun.elapsed()),
+                Ok(Outcome::Shed) => {
+                    shed.fetch_add(1, Ordering::Relaxed);
+                }
                 Err(why) => failed.lock().unwrap().push(why),
             }
-            served[kind].fetch_add(1, Ordering::Relaxed);
             // As often as a busy site asks, and so that the machine is left to whoever is tried.
             std::thread::sleep(Duration::from_millis(2));
         }
     };
-    let counts = || served.each_ref().map(|served| served.load(Ordering::Relaxed));
+    let counts = || took.each_ref().map(|took| took.lock().unwrap().len());
+    // Where a request has failed there is nothing more to wait for.
+    let has_failed = || !failed.lock().unwrap().is_empty();
     let result = std::thread::scope(|scope| {
-        for kind in 0..served.len() {
+        for kind in 0..took.len() {
             scope.spawn(move || work(kind));
         }
         let _ends = Ends(&over);
-        wait_until("every good client is served", || counts().iter().all(|count| *count > 0).then_some(()));
+        wait_until("every good client is served", || (has_failed() || counts().iter().all(|count| *count > 0)).then_some(()));
         let result = hostile();
         let before = counts();
         wait_until("every good client is still served", || {
-            counts().iter().zip(before).all(|(now, before)| *now > before + 3).then_some(())
+            (has_failed() || counts().iter().zip(before).all(|(now, before)| *now > before + 3)).then_some(())
         });
         result
     });
@@ -145,10 +174,12 @@ pub(crate) fn beside_good_clients<T>(what: &str, server: &TestServer, hostile: i
         let at = |percent: usize| took[(took.len() * percent / 100).min(took.len() - 1)].as_secs_f64() * 1_000.0;
         println!("{what}: {} {kind} beside it, p50 {:.2} ms, p99 {:.2} ms", took.len(), at(50), at(99));
     }
+    println!("{what}: {} requests beside it were told to come back later", shed.into_inner());
     result
 }
 
-struct Ends<'a>(&'a AtomicBool);
+/// Tells others that it is over, also where the test fails.
+pub(crate) struct Ends<'a>(pub(crate) &'a AtomicBool);
 
 impl Drop for Ends<'_> {
     fn drop(&mut self) {
@@ -188,16 +219,11 @@ pub(crate) fn calls_with_bodies() -> Vec<TakesBody> {
                 _ => {}
             }
             assert!(!target.contains('{'), "{target} names something that the test knows nothing of");
-            let who = match *dialect {
-                "native" => format!("Authorization: Bearer {ADMIN_TOKEN}\r\n"),
-                "xlink" => format!("Access-Token: {ADMIN_TOKEN}\r\n"),
-                "enos" => format!("apim-accesstoken: {ADMIN_TOKEN}\r\n"),
-                "huawei" => format!("Authorization: Bearer {ADMIN_TOKEN}\r\napp_key: default\r\n"),
-                "autel" => format!("x-auth-token: {ADMIN_TOKEN}\r\n"),
-                other => panic!("how does one log in with {other}?"),
-            };
+            let (name, token) = token_header(dialect, ADMIN_TOKEN);
+            let app_key = if *dialect == "huawei" { "app_key: default\r\n" } else { "" };
             let offset = if *method == "PATCH" { "Upload-Offset: 0\r\n" } else { "" };
-            let head = format!("{method} {target} HTTP/1.1\r\nHost: hostile\r\nContent-Type: application/json\r\n{who}{offset}");
+            let own = format!("{name}: {token}\r\n{app_key}{offset}");
+            let head = format!("{method} {target} HTTP/1.1\r\nHost: hostile\r\nContent-Type: application/json\r\n{own}");
             TakesBody { name: format!("{dialect} {method} {path}"), head, is_raw }
         })
         .collect()
@@ -213,6 +239,36 @@ pub(crate) fn memory_bytes(server: &TestServer) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid().as_raw_nonzero())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").trim().parse::<u64>().unwrap() * 1_024
+}
+
+/// Bytes of memory that the process holds once it takes no more.
+#[track_caller]
+pub(crate) fn settled_memory_bytes(server: &TestServer) -> u64 {
+    // Good clients take and give back a little all the while; half a second without more than that is rest.
+    const LITTLE_BYTES: u64 = 256 << 10;
+    let (mut most, mut looks) = (0, 0);
+    wait_until("the server's memory stands still", || {
+        let now = memory_bytes(server);
+        if now > most + LITTLE_BYTES {
+            (most, looks) = (now, 0);
+        }
+        looks += 1;
+        (looks > 50).then_some(now)
+    })
+}
+
+/// So many connections to what listens for `protocol`, with these first words of each said. None of them waits for anything from then on.
+#[track_caller]
+pub(crate) fn open_many(server: &TestServer, protocol: &str, count: usize, first: &[u8]) -> Vec<TcpStream> {
+    raise_open_files();
+    let client = Client::new(server.address(protocol));
+    let open = |_| {
+        let mut stream = client.connect().unwrap();
+        stream.write_all(first).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        stream
+    };
+    (0..count).map(open).collect()
 }
 
 /// Whether the other side has closed; what it still says is read away.

@@ -5,24 +5,40 @@ use crate::common::fleet::issue_token;
 use crate::common::http::path_of;
 use crate::common::{Client, Fleet, TestServer, wait_until};
 use crate::webhooks::Receiver;
-use crate::xlink_support::{PRODUCT, task_body};
+use crate::xlink_support::{PRODUCT, firmware_body, task_body};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Somebody inside who should never be called; counts who connects.
-fn insider() -> (u16, Arc<AtomicUsize>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (port, calls) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
-    let counted = Arc::clone(&calls);
-    std::thread::spawn(move || {
-        for _ in listener.incoming().flatten() {
-            counted.fetch_add(1, Ordering::SeqCst);
-        }
-    });
-    (port, calls)
+/// Somebody inside who should never be called. Counts who connects, one after the other, and closes.
+struct Insider {
+    port: u16,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Insider {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (port, calls) = (listener.local_addr().unwrap().port(), Arc::new(AtomicUsize::new(0)));
+        let counted = Arc::clone(&calls);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                counted.fetch_add(1, Ordering::SeqCst);
+                drop(stream);
+            }
+        });
+        Self { port, calls }
+    }
+
+    /// Nobody has connected before this call, which does so itself: that it is counted shows that anybody would have been.
+    #[track_caller]
+    fn expect_uncalled(&self) {
+        let mut own = Client::new(format!("127.0.0.1:{}", self.port)).connect().unwrap();
+        assert_eq!(own.read(&mut [0]).unwrap(), 0);
+        assert_eq!(self.calls.load(Ordering::SeqCst), 1, "somebody else has connected");
+    }
 }
 
 /// Ways to write an address of the inside, at this port.
@@ -124,13 +140,14 @@ fn subscribe(server: &TestServer, operator: &Client, token: &str, url: &str) -> 
 
 #[test]
 fn no_way_to_write_an_address_of_the_inside_is_taken() {
-    let (port, calls) = insider();
+    let insider = Insider::start();
+    let port = insider.port;
     // What is allowed looks like what is tried as nearly as can be: a name, and the same address at another port and path.
     let config = format!(
         "[huawei]\ncalls_per_minute = 0\n[webhooks]\nallowed = [\"https://hooks.test\", \"http://hooks.test/hooks\", \"http://127.0.0.1:{}/hooks\"]\n",
         port ^ 1
     );
-    let server = TestServer::setup().config(&config).start();
+    let mut server = TestServer::setup().config(&config).start();
     let token = issue_token(&server.admin(), json!({ "role": "operator" }));
     let operator = server.anonymous().with_token(&token);
     let urls = inward(port);
@@ -155,7 +172,8 @@ fn no_way_to_write_an_address_of_the_inside_is_taken() {
     assert_eq!(listed["items"], json!([]));
     // Something happens that would have been told.
     Fleet::new(&operator, "pump").start_task(&operator, json!({}));
-    assert_eq!(calls.load(Ordering::SeqCst), 0);
+    assert!(server.stop().success());
+    insider.expect_uncalled();
     println!("{} URLs in two ways, none taken", urls.len() + 5);
 }
 
@@ -178,11 +196,11 @@ fn redirecting(location: String, status: u16) -> (u16, Arc<AtomicUsize>) {
 
 #[test]
 fn a_redirect_to_the_inside_is_not_followed() {
-    let (inside, called) = insider();
-    let servers: Vec<(u16, Arc<AtomicUsize>)> =
-        [301, 302, 303, 307, 308].map(|status| redirecting(format!("http://127.0.0.1:{inside}/hooks"), status)).into();
+    let insider = Insider::start();
+    let inside = format!("http://127.0.0.1:{}/hooks", insider.port);
+    let servers: Vec<(u16, Arc<AtomicUsize>)> = [301, 302, 303, 307, 308].map(|status| redirecting(inside.clone(), status)).into();
     let allowed: Vec<String> = servers.iter().map(|(port, _)| format!("\"http://127.0.0.1:{port}\"")).collect();
-    let server = TestServer::setup().config(&format!("[webhooks]\nallowed = [{}]\n", allowed.join(", "))).start();
+    let mut server = TestServer::setup().config(&format!("[webhooks]\nallowed = [{}]\n", allowed.join(", "))).start();
     let admin = server.admin();
     for (port, _) in &servers {
         admin.post("/api/v1/subscriptions", &json!({ "url": format!("http://127.0.0.1:{port}/hooks") })).expect(201);
@@ -191,7 +209,9 @@ fn a_redirect_to_the_inside_is_not_followed() {
     wait_until("every receiver was called, and called again since it hadn't taken anything", || {
         servers.iter().all(|(_, calls)| calls.load(Ordering::SeqCst) >= 2).then_some(())
     });
-    assert_eq!(called.load(Ordering::SeqCst), 0, "a redirect was followed");
+    // Stopped, it has done with the last answer, too.
+    assert!(server.stop().success());
+    insider.expect_uncalled();
 }
 
 #[test]
@@ -215,14 +235,14 @@ fn an_address_that_is_no_longer_allowed_is_no_longer_called() {
 
 #[test]
 fn a_url_that_is_handed_on_to_devices_is_never_called() {
-    let (port, calls) = insider();
-    let server = TestServer::start();
+    let insider = Insider::start();
+    let mut server = TestServer::start();
     let operator = issue_token(&server.admin(), json!({ "role": "operator" }));
     let device = issue_token(&server.admin(), json!({ "role": "device", "product_id": PRODUCT, "device_id": "7" }));
     let post = |token: &str, path: &str, body: &Value| {
         server.anonymous().request("POST", path).header("Access-Token", token).json(body).send().expect(200)
     };
-    let url = format!("http://127.0.0.1:{port}/firmware.bin");
+    let url = format!("http://127.0.0.1:{}/firmware.bin", insider.port);
     let task = task_body(json!({ "target_version_url": url, "from_version_url": url }));
     let task = post(&operator, "/v2/upgrade/firmware/task", &task).json();
     let start = json!({ "product_id": PRODUCT, "upgrade_task_id": task["id"], "status": 1 });
@@ -230,10 +250,7 @@ fn a_url_that_is_handed_on_to_devices_is_never_called() {
     let check = json!({ "product_id": PRODUCT, "device_id": 7, "type": 1, "current_version": 1, "identify": 0 });
     let offer = post(&device, "/v2/upgrade/firmware/check/7", &check).text();
     assert!(offer.contains(path_of(&url)), "{offer}");
-    let firmware = json!({
-        "mod": "M1", "version": 5, "file_url": url, "file_md5": "e4da3b7fbbce2345d7772b0674a318d5", "file_size": 5000, "description": "d",
-        "release_date": "2015-10-09T08:15:40.843Z", "is_release": true, "type": 1, "identify": 0,
-    });
-    post(&operator, &format!("/v2/product/{PRODUCT}/firmware"), &firmware);
-    assert_eq!(calls.load(Ordering::SeqCst), 0);
+    post(&operator, &format!("/v2/product/{PRODUCT}/firmware"), &firmware_body(json!({ "file_url": url })));
+    assert!(server.stop().success());
+    insider.expect_uncalled();
 }

@@ -73,8 +73,7 @@ fn an_upgrade_goes_its_whole_way_over_http_2() {
     assert!(!head.contains("lamp"), "a HEAD has no body: {head}");
     assert_eq!(call("/api/v1/nothing", &[]).0, "2 404");
     assert_eq!(curl(&authority, &server, "unknown", "/api/v1/products", &["--http2"]).0, "2 401");
-    let metrics = server.anonymous().get("/metrics").expect(200).text();
-    assert!(metrics.contains(r#"sluicegate_http_requests_total{dialect="images",method="GET",status="206"} 1"#), "{metrics}");
+    assert_eq!(server.metric(r#"sluicegate_http_requests_total{dialect="images",method="GET",status="206"}"#), 1.0);
 }
 
 #[test]
@@ -187,12 +186,7 @@ fn what_a_connection_waits_for_is_bounded() {
         }
     }
     assert!(farewells > 0, "an idle client is told that its connection ends");
-    wait_until("all are counted", || {
-        let metrics = server.anonymous().get("/metrics").expect(200).text();
-        let count =
-            metrics.lines().find_map(|line| line.strip_prefix("sluicegate_connections_timed_out_total ")).map(str::to_owned);
-        (count?.parse::<u32>().unwrap() >= 4).then_some(())
-    });
+    wait_until("all are counted", || (server.metric("sluicegate_connections_timed_out_total") >= 4.0).then_some(()));
 }
 
 #[test]

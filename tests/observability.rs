@@ -75,11 +75,7 @@ fn bytes_of_images_are_counted_as_they_are_sent_whoever_asks() {
     let server = TestServer::start();
     let admin = server.admin();
     let image = upload(&admin, &image_bytes(5_000));
-    let served = || {
-        let text = admin.get("/metrics").expect(200).text();
-        let line = text.lines().find_map(|line| line.strip_prefix("sluicegate_image_bytes_served_total "));
-        line.unwrap_or_else(|| panic!("{text}")).parse::<u64>().unwrap()
-    };
+    let served = || server.metric("sluicegate_image_bytes_served_total") as u64;
     let by_token = format!("/api/v1/images/{}", image["sha256"].as_str().unwrap());
     let by_link = crate::common::http::path_of(image["url"].as_str().unwrap());
     admin.head(&by_token).expect(200);

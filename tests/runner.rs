@@ -32,6 +32,7 @@ mod event_schema;
 mod events;
 mod fair_use;
 mod faults;
+mod full_disk;
 mod gateway_support;
 mod gateways;
 mod guessing;

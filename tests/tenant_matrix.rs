@@ -5,8 +5,9 @@
 //! and all that the victim can list of its own is the same afterwards. At last its rightful caller makes the very call, and is heard, so
 //! that a row is no nonsense that anybody would have been refused for.
 
-use crate::common::fleet::{create_firmware, id_text, upload};
-use crate::common::{Response, TestServer};
+use crate::common::fleet::{create_firmware, id_text, token_header, upload};
+use crate::common::http::Request;
+use crate::common::{Client, Response, TestServer};
 use crate::tenant_rows::{About, Aim, Needs, ROWS};
 use crate::tenants::{ADMINISTRATOR, Caller, FAN, Kind, NUMBERED, PUMP, Strangers, Victim, server};
 use serde_json::{Value, json};
@@ -68,13 +69,7 @@ impl Shot {
     /// Adds what tells who calls.
     fn signed(mut self, token: Option<&str>, app_key: &str) -> Self {
         if let Some(token) = token {
-            self.headers.push(match self.dialect {
-                "native" | "huawei" => ("Authorization", format!("Bearer {token}")),
-                "xlink" => ("Access-Token", token.to_owned()),
-                "enos" => ("apim-accesstoken", token.to_owned()),
-                "autel" => ("x-auth-token", token.to_owned()),
-                other => panic!("how does one log in with {other}?"),
-            });
+            self.headers.push(token_header(self.dialect, token));
         }
         if self.dialect == "huawei" {
             self.headers.push(("app_key", app_key.to_owned()));
@@ -88,15 +83,18 @@ impl Shot {
         format!("{} {} {:?} {body}", self.method, self.path, self.headers)
     }
 
+    fn request<'a>(&self, client: &'a Client) -> Request<'a> {
+        let request = client.request(self.method, &self.path);
+        let request = self.headers.iter().fold(request, |request, (name, value)| request.header(name, value));
+        match &self.body {
+            Some(body) => request.body(body),
+            None => request,
+        }
+    }
+
     #[track_caller]
     fn send(&self, server: &TestServer) -> Response {
-        let client = server.anonymous();
-        let request =
-            self.headers.iter().fold(client.request(self.method, &self.path), |request, (name, value)| request.header(name, value));
-        match &self.body {
-            Some(body) => request.body(body).send(),
-            None => request.send(),
-        }
+        self.request(&server.anonymous()).send()
     }
 
     fn is_endless(&self) -> bool {
@@ -113,20 +111,19 @@ fn is_refusal(dialect: &str, response: &Response) -> bool {
     response.status >= 400 || (matches!(dialect, "enos" | "autel") && refused_in_body())
 }
 
-/// Whether it was refused for what it asked, rather than let through or in conflict with how things stand.
+/// Whether the caller got through: what it asked was done, or refused for how things stand alone, which nobody else is told.
 fn is_heard(dialect: &str, response: &Response) -> bool {
-    match dialect {
-        // The device isn't connected, which only its own organization is told.
+    let says = |codes: &[&str]| codes.iter().any(|code| response.text().contains(&format!("\"code\":{code}")));
+    let is_in_conflict = match dialect {
+        // The device isn't connected.
         "autel" => response.status == 200 && response.text().contains("is offline"),
-        "enos" => {
-            let conflicts = ["24604", "24615", "24616", "24620", "24621"];
-            !is_refusal(dialect, response) || conflicts.iter().any(|code| response.text().contains(&format!("\"code\":{code}")))
-        }
-        "huawei" => !is_refusal(dialect, response),
-        // In use, or in another state. Firmware in use and a task of another state have codes of their own.
-        "xlink" => response.status < 400 || ["4001142", "4001036"].iter().any(|code| response.text().contains(code)),
-        _ => response.status < 400 || response.status == 409,
-    }
+        "enos" => says(&["24604", "24615", "24616", "24620", "24621"]),
+        "huawei" => false,
+        // Firmware in use and a task of another state have codes of their own.
+        "xlink" => says(&["4001142", "4001036"]),
+        _ => response.status == 409,
+    };
+    is_in_conflict || !is_refusal(dialect, response)
 }
 
 fn expected(kind: Kind, aim: &Aim, names_victim: bool) -> Expected {
@@ -307,7 +304,7 @@ fn try_one(
         if response.status >= 500 {
             return Err(format!("{} {}", response.status, response.text()));
         }
-        if expected == Expected::Refused && !is_refusal(shot.dialect, &response) {
+        if expected == Expected::Refused && is_heard(shot.dialect, &response) {
             return Err(format!("was answered {} {}", response.status, response.text()));
         }
         response.everything()
@@ -327,18 +324,19 @@ fn try_one(
 
 /// Reads events until one comes that was made after the stream was opened: whatever came before would have come by then.
 fn follow(server: &TestServer, strangers: &Strangers, victim: &Victim, caller: &Caller, shot: &Shot) -> Result<String, String> {
-    let client = server.anonymous();
-    let request =
-        shot.headers.iter().fold(client.request(shot.method, &shot.path), |request, (name, value)| request.header(name, value));
-    let (status, mut stream) = request.open();
+    let (status, mut stream) = shot.request(&server.anonymous()).open();
     if status != 200 {
         let mut text = String::new();
         stream.read_to_string(&mut text).map_err(|error| error.to_string())?;
         return Err(format!("expected events, was answered {status} {text}"));
     }
-    let sentinel = strangers.happen(server, victim, caller);
+    read_until(&mut stream, &strangers.happen(server, victim, caller))
+}
+
+/// Reads line by line until `wanted` has come; all that was read.
+fn read_until(stream: &mut impl BufRead, wanted: &str) -> Result<String, String> {
     let mut text = String::new();
-    while !text.contains(&sentinel) {
+    while !text.contains(wanted) {
         if stream.read_line(&mut text).map_err(|error| format!("{error} after {text}"))? == 0 {
             return Err(format!("the stream ended after {text}"));
         }
@@ -366,14 +364,8 @@ fn try_rightly(
     let shot = Shot::new(dialect, method, path, aim, &victim.organization, false).signed(token, app_key);
     made.rightful += 1;
     if shot.is_endless() {
-        let client = server.anonymous();
-        let request =
-            shot.headers.iter().fold(client.request(method, &shot.path), |request, (name, value)| request.header(name, value));
-        let (status, mut stream) = request.open();
-        let mut text = String::new();
-        while !text.contains(victim.get("task")) {
-            stream.read_line(&mut text).map_err(|error| format!("{status}: {error} after {text}"))?;
-        }
+        let (status, mut stream) = shot.request(&server.anonymous()).open();
+        read_until(&mut stream, victim.get("task")).map_err(|error| format!("{status}: {error}"))?;
         made.shown += 1;
         return Ok(());
     }

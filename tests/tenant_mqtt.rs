@@ -1,11 +1,18 @@
 //! One organization against another over MQTT: every topic in which devices speak (from the server's own tables), and every one in which
-//! they and consumers of events hear.
+//! they and consumers of events hear. At last the device itself says and hears all of it, so that what nobody else could do is something.
 
 use crate::common::fleet::issue_token;
 use crate::common::mqtt::{MqttClient, MqttOptions};
 use crate::tenants::{FAN, PUMP, Victim, server};
 use serde_json::{Value, json};
-use sluicegate_server::mqtt::wire::Qos;
+use sluicegate_server::mqtt::wire::{Publication, Qos};
+use std::time::Duration;
+
+/// Where a device is sent its upgrade, on either platform.
+const SERVICES: &str = "thing/product/p-1/services";
+const UPGRADE: &str = "/sys/pump/p-1/ota/device/upgrade";
+/// Looks at its whole organization, and so hears its events.
+const USER: &str = "a user";
 
 /// A filter over all devices, with these names put into it.
 fn named(filter: &str, product: &str, device: &str) -> String {
@@ -27,6 +34,39 @@ fn payloads(victim: &Victim) -> Vec<Value> {
     ]
 }
 
+/// Where a device hears, or might: where it speaks in this topic itself, the replies, its upgrades, and everything at once.
+fn heard_beside(topic: &str) -> [String; 5] {
+    [topic.to_owned(), format!("{topic}_reply"), SERVICES.to_owned(), UPGRADE.to_owned(), "thing/product/p-1/#".to_owned()]
+}
+
+fn text(publication: &Publication) -> String {
+    String::from_utf8_lossy(&publication.payload).into_owned()
+}
+
+/// The next message in this topic; those in others are passed over.
+#[track_caller]
+fn hear(client: &mut MqttClient, topic: &str) -> String {
+    loop {
+        let heard = client.receive();
+        if heard.topic == topic {
+            return text(&heard);
+        }
+    }
+}
+
+/// All that was said to a client and that it hasn't looked at yet.
+#[track_caller]
+fn all_heard(client: &mut MqttClient) -> String {
+    // Whatever waits for it is written with the acknowledgement of what it says, and so before the answer to what it says next.
+    client.publish("nobody/listens/here", "{}", Qos::AtLeastOnce);
+    client.ping();
+    let mut heard = String::new();
+    while let Some(publication) = client.try_receive_for(Duration::ZERO) {
+        heard.push_str(&format!("{}: {}\n", publication.topic, text(&publication)));
+    }
+    heard
+}
+
 #[test]
 fn no_topic_leads_to_another_organizations_product_or_device() {
     let server = server();
@@ -43,27 +83,28 @@ fn no_topic_leads_to_another_organizations_product_or_device() {
         ("a device of the same name of another product", "p-1", north.get("device p-1 of fan"), false),
         ("an operator of another organization", "x", south.get("operator"), false),
         ("an operator of another product", "x", north.get("operator of fan"), false),
-        ("a user", "x", north.get("user"), false),
+        (USER, "x", north.get("user"), false),
     ];
+    let connect = |name: &str, username: &str, token: &str| {
+        MqttClient::connect(&address, &MqttOptions::new(name).credentials(username, token)).unwrap()
+    };
+    let said: String = payloads(&north).iter().map(Value::to_string).collect();
     let before = north.snapshot();
     let (mut published, mut subscribed) = (0, 0);
+    let mut strangers: Vec<(&str, MqttClient)> = Vec::new();
     for (name, username, token, has_its_names) in callers {
-        let connect = || MqttClient::connect(&address, &MqttOptions::new(name).credentials(username, token)).unwrap();
-        let mut client = connect();
+        let mut client = connect(name, username, token);
         for filter in &filters {
             let topic = named(filter, PUMP, "p-1");
             for payload in payloads(&north) {
                 client.publish(&topic, payload.to_string(), Qos::AtLeastOnce);
                 published += 1;
             }
-            let reply = format!("{topic}_reply");
-            for heard in
-                [topic.as_str(), &reply, "thing/product/p-1/services", "/sys/pump/p-1/ota/device/upgrade", "thing/product/p-1/#"]
-            {
+            for heard in heard_beside(&topic) {
                 let is_own_by_name = has_its_names
-                    // Gateways' topics name no product.
+                    // Gateways' topics name no product: whoever is called so hears there what is said to itself.
                     || (username == "p-1" && !heard.starts_with("/sys"));
-                let granted = client.subscribe(heard, Qos::AtLeastOnce).is_some();
+                let granted = client.subscribe(&heard, Qos::AtLeastOnce).is_some();
                 assert!(!granted || is_own_by_name, "{name} subscribed to {heard}");
                 subscribed += 1;
             }
@@ -76,8 +117,8 @@ fn no_topic_leads_to_another_organizations_product_or_device() {
             "sluicegate/tasks/north-1/#",
             "sluicegate/events/+/pump/#",
         ] {
-            let may = name == "a user"
-                && ["sluicegate/events/north-1", "sluicegate/tasks/north-1"].iter().any(|own| heard.starts_with(own));
+            let may =
+                name == USER && ["sluicegate/events/north-1", "sluicegate/tasks/north-1"].iter().any(|own| heard.starts_with(own));
             let granted = client.subscribe(heard, Qos::AtLeastOnce).is_some();
             assert!(!granted || may, "{name} subscribed to {heard}");
             subscribed += 1;
@@ -87,13 +128,46 @@ fn no_topic_leads_to_another_organizations_product_or_device() {
         for (what, there) in before.iter().filter(|(what, _)| !what.contains("/fan")) {
             assert_eq!(after[what], *there, "{name} changed {what}");
         }
-        // The victim's device is offered something, and its namesake hears nothing of it.
-        assert!(client.try_receive_for(std::time::Duration::ZERO).is_none_or(|heard| {
-            let text = String::from_utf8_lossy(&heard.payload).into_owned();
-            north.traces_in(&text, &payloads(&north).iter().map(Value::to_string).collect::<String>()).is_empty()
-        }));
+        strangers.push((name, client));
     }
-    println!("{published} messages in {} topics, {subscribed} subscriptions", filters.len());
+
+    // The device itself may subscribe to all of it. Thereby it tells one platform that it is there, and the other by a word of its own;
+    // each sends it the upgrade that it was offered.
+    let mut rightful = connect("the device itself", "p-1", north.get("device"));
+    for filter in &filters {
+        for heard in heard_beside(&named(filter, PUMP, "p-1")) {
+            assert!(rightful.subscribe(&heard, Qos::AtLeastOnce).is_some(), "the device itself may not hear {heard}");
+        }
+    }
+    let sent = hear(&mut rightful, UPGRADE);
+    assert!(!north.traces_in(&sent, "").is_empty(), "{sent}");
+    let topology = json!({ "tid": "t", "bid": "b", "method": "update_topo", "data": { "sub_devices": [] } });
+    rightful.publish("sys/product/p-1/status", topology.to_string(), Qos::AtLeastOnce);
+    let sent = hear(&mut rightful, SERVICES);
+    assert!(!north.traces_in(&sent, "").is_empty(), "{sent}");
+    // And what it says counts.
+    for filter in &filters {
+        for payload in payloads(&north) {
+            rightful.publish(&named(filter, PUMP, "p-1"), payload.to_string(), Qos::AtLeastOnce);
+        }
+    }
+    let after = north.snapshot();
+    let moved: Vec<&String> = before.keys().filter(|what| after[*what] != before[*what]).collect();
+    assert!(!moved.is_empty(), "nothing that the device itself said has changed anything");
+    // Whoever looks at the organization hears of it.
+    let (_, user) = strangers.iter_mut().find(|(name, _)| *name == USER).unwrap();
+    while north.traces_in(&text(&user.receive()), &said).is_empty() {}
+    // Of all that nobody else heard a word.
+    for (name, client) in strangers.iter_mut().filter(|(name, _)| *name != USER) {
+        let heard = all_heard(client);
+        let traces = north.traces_in(&heard, &said);
+        assert!(traces.is_empty(), "{name} heard {traces:?} in {heard}");
+    }
+    println!(
+        "{published} messages in {} topics, {subscribed} subscriptions; the device itself changed {} things",
+        filters.len(),
+        moved.len()
+    );
 }
 
 #[test]

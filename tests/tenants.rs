@@ -3,14 +3,14 @@
 
 use crate::common::fleet::{create_firmware, id_text, issue_token, upload};
 use crate::common::{Client, TestServer, wait_until};
-use crate::enos_support::{hex, now_ms, sha256_hex};
+use crate::enos_support::{App, now_ms, sha256_hex};
+use crate::xlink_support::{self, firmware_body, task_body};
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
 /// The product that most calls are about, and one of the platform that numbers its devices and versions.
 pub(crate) const PUMP: &str = "pump";
-pub(crate) const NUMBERED: &str = "160fa2b1f2a1e1f2160fa2b1f2a1e1f2";
+pub(crate) const NUMBERED: &str = xlink_support::PRODUCT;
 /// A product of the same organization that those who are bound to it open.
 pub(crate) const FAN: &str = "fan";
 /// Where events may be sent: nobody listens there.
@@ -57,7 +57,7 @@ impl Victim {
     #[track_caller]
     pub(crate) fn begin_upload(&mut self) {
         let bytes = format!("upload of {}", self.organization);
-        let wanted = json!({ "size": bytes.len(), "sha256": hex(&Sha256::digest(bytes.as_bytes())) });
+        let wanted = json!({ "size": bytes.len(), "sha256": sha256_hex(bytes.as_bytes()) });
         self.know("upload sha256", wanted["sha256"].as_str().unwrap());
         self.know("upload bytes", bytes);
         let begun = self.operator.post("/api/v1/uploads", &wanted).expect(201).json();
@@ -228,20 +228,18 @@ impl Victim {
     }
 
     pub(crate) fn numbered_task(&self, name: &str, from: u32) -> Value {
-        json!({
-            "product_id": NUMBERED, "name": name, "description": "d", "from_version": from, "from_version_url": "http://files.example/1.bin",
-            "from_version_md5": "c4ca4238a0b923820dcc509a6f75849b", "from_version_size": 1000, "target_version": 9,
+        task_body(json!({
+            "name": name, "from_version": from, "target_version": 9,
             "target_version_url": format!("/images/{}", self.get("image")), "target_version_md5": self.get("md5"),
-            "target_version_size": self.image_length(), "type": 1, "identify": 0, "task_type": 0,
-        })
+            "target_version_size": self.image_length(),
+        }))
     }
 
     pub(crate) fn numbered_firmware(&self, version: u32) -> Value {
-        json!({
-            "mod": "M1", "version": version, "file_url": format!("/images/{}", self.get("image")), "file_md5": self.get("md5"),
-            "file_size": self.image_length(), "description": "d", "release_date": "2015-10-09T08:15:40.843Z", "is_release": true,
-            "type": 1, "identify": 0,
-        })
+        firmware_body(json!({
+            "version": version, "file_url": format!("/images/{}", self.get("image")), "file_md5": self.get("md5"),
+            "file_size": self.image_length(),
+        }))
     }
 
     fn image_length(&self) -> usize {
@@ -252,9 +250,9 @@ impl Victim {
         MAC
     }
 
-    /// The login of its application with the token service.
+    /// The login of its application with the token service, which takes each once.
     pub(crate) fn encryption(&self) -> Value {
-        encryption_of(self.get("app"), self.get("app secret"))
+        App { key: self.get("app").to_owned(), secret: self.get("app secret").to_owned() }.login(now_ms())
     }
 
     /// Waits until its token that was issued for a second has ended.
@@ -299,13 +297,6 @@ impl Victim {
         }
         seen
     }
-}
-
-pub(crate) fn encryption_of(key: &str, secret: &str) -> Value {
-    // Each is used once.
-    let timestamp = now_ms();
-    let encryption = sha256_hex(format!("{key}{timestamp}{secret}").as_bytes());
-    json!({ "appKey": key, "timestamp": timestamp, "encryption": encryption })
 }
 
 /// Who tries.

@@ -1,23 +1,13 @@
 //! What makes the upgrade calls usable: logging in, activating devices, firmware, uploads, and a user's view.
 
 use crate::common::{Response, image_bytes};
-use crate::xlink_support::{PRODUCT, Platform, code, nothing, task_body};
+use crate::xlink_support::{PRODUCT, Platform, code, firmware_body, nothing, task_body};
 use md5::{Digest, Md5};
 use serde_json::{Value, json};
 
 const FIRMWARE: &str = "/v2/product/160fa2b1f2a1e1f2160fa2b1f2a1e1f2/firmware";
 const FIRMWARES: &str = "/v2/product/160fa2b1f2a1e1f2160fa2b1f2a1e1f2/firmwares";
 const UPLOAD: &str = "/v2/upload/product/160fa2b1f2a1e1f2160fa2b1f2a1e1f2/firmware";
-
-fn firmware_body(changes: Value) -> Value {
-    let mut body = json!({
-        "mod": "M1", "version": 5, "file_url": "http://files.example/5.bin", "file_md5": "e4da3b7fbbce2345d7772b0674a318d5",
-        "file_size": 5000, "description": "the fifth", "release_date": "2015-10-09T08:15:40.843Z", "is_release": true,
-        "type": 1, "identify": 0,
-    });
-    body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
-    body
-}
 
 #[test]
 fn xlink_an_application_logs_in_and_operates() {

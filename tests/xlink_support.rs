@@ -147,6 +147,17 @@ pub(crate) fn task_body(changes: Value) -> Value {
     body
 }
 
+/// The body of firmware of version 5, with `changes` laid over it; a `null` is sent as it is.
+pub(crate) fn firmware_body(changes: Value) -> Value {
+    let mut body = json!({
+        "mod": "M1", "version": 5, "file_url": "http://files.example/5.bin", "file_md5": "e4da3b7fbbce2345d7772b0674a318d5",
+        "file_size": 5000, "description": "the fifth", "release_date": "2015-10-09T08:15:40.843Z", "is_release": true,
+        "type": 1, "identify": 0,
+    });
+    body.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    body
+}
+
 /// The code of a refusal, after its shape and its HTTP status were found to be right.
 #[track_caller]
 pub(crate) fn code(response: &Response) -> u64 {

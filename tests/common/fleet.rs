@@ -135,6 +135,18 @@ pub(crate) fn issue_token(issuer: &Client, wanted: Value) -> String {
     issued["token"].as_str().unwrap_or_else(|| panic!("no token in {issued}")).to_owned()
 }
 
+/// The header in which a platform's callers send their token.
+#[track_caller]
+pub(crate) fn token_header(dialect: &str, token: &str) -> (&'static str, String) {
+    match dialect {
+        "native" | "huawei" => ("Authorization", format!("Bearer {token}")),
+        "xlink" => ("Access-Token", token.to_owned()),
+        "enos" => ("apim-accesstoken", token.to_owned()),
+        "autel" => ("x-auth-token", token.to_owned()),
+        other => panic!("how does one log in with {other}?"),
+    }
+}
+
 /// An id may be written as a string or as a number.
 #[track_caller]
 pub(crate) fn id_text(id: &Value) -> String {

@@ -138,6 +138,14 @@ impl TestServer {
         data_of(self.folder.path())
     }
 
+    /// A figure of its metrics, by its name and labels; 0 where it isn't there yet.
+    #[track_caller]
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let metrics = self.anonymous().get("/metrics").expect(200).text();
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+
     /// SIGKILL, at whatever it is doing; returns when it is gone.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
@@ -183,6 +191,13 @@ impl TestServer {
         self.process = Some(Process::start(self.folder.path(), &self.setup));
     }
 
+    /// The same where it may refuse to start: what it said then.
+    pub(crate) fn try_start_again(&mut self) -> Result<(), String> {
+        assert!(self.process.is_none(), "the server runs already");
+        self.process = Some(Process::try_start(self.folder.path(), &self.setup)?);
+        Ok(())
+    }
+
     /// As on a better machine.
     #[must_use]
     pub(crate) fn without_shell(mut self) -> Self {
@@ -223,6 +238,13 @@ struct Process {
 impl Process {
     #[track_caller]
     fn start(folder: &Path, setup: &Setup) -> Self {
+        Self::try_start(folder, setup)
+            .unwrap_or_else(|log| panic!("the server ended instead of printing `ready …`; its log:\n{log}"))
+    }
+
+    /// `Err`: it ended, and what it said.
+    #[track_caller]
+    fn try_start(folder: &Path, setup: &Setup) -> Result<Self, String> {
         let mut command = sluicegate();
         if let Some(shell) = &setup.shell {
             let program = command.get_program().to_owned();
@@ -249,14 +271,17 @@ impl Process {
         while process.ready.is_empty() {
             match lines.recv_timeout(PATIENCE.saturating_sub(since.elapsed())) {
                 Ok(line) => process.ready = parse_ready(&line).unwrap_or_default(),
-                Err(error) => {
+                Err(RecvTimeoutError::Timeout) => {
                     let _ = process.child.kill();
-                    let how = if error == RecvTimeoutError::Timeout { "said nothing in time" } else { "ended" };
-                    panic!("the server {how} instead of printing `ready …`; its log:\n{}", process.log());
+                    panic!("the server said nothing in time instead of printing `ready …`; its log:\n{}", process.log());
+                }
+                Err(RecvTimeoutError::Disconnected) => {
+                    process.child.wait().unwrap();
+                    return Err(process.log());
                 }
             }
         }
-        process
+        Ok(process)
     }
 
     fn log(&self) -> String {
