@@ -64,36 +64,43 @@ async fn handle_in_its_tongue(app: &Arc<App>, request: Request) -> Reply {
     }
 }
 
-/// What is told where there is more to do than can be done; `None` for those who are served all the same: who manages or looks on with
-/// a good token, and who asks whether the server lives.
-pub(crate) fn shed(app: &App, request: &Request, retry_after_s: u32) -> Option<Reply> {
-    let path = request.uri().path();
-    if matches!(path, "/healthz" | "/readyz") || is_of_person(app, request.headers()) {
-        return None;
-    }
+/// Whether this may be put off where there is more to do than can be done. Not what is asked by those who manage or look on with a
+/// good token, nor whether the server lives.
+pub(crate) fn may_be_shed(app: &App, request: &Request) -> bool {
+    !matches!(request.uri().path(), "/healthz" | "/readyz") && !is_of_person(app, request.headers())
+}
+
+/// What is told to whoever is put off.
+pub(crate) fn shed(path: &str, retry_after_s: u32) -> Reply {
     let status = Status::shed(retry_after_s);
     let message = format!("more is asked of this server than it does in time; come back in {retry_after_s} s");
-    Some(match first_segment(path) {
+    match first_segment(path) {
         "apim-token-service" => enos::token::refused(status, message),
         "connect-service" => enos::refused(status, message),
         "iocm" | "iodm" => huawei::refused(status, message),
         "manage" => autel::order::refused(status, message),
         "v2" => xlink::refused(status, message),
         _ => native::refused(status, message),
-    })
+    }
 }
 
 /// Whether a token came, in whichever platform's header, that opens more than a device.
 fn is_of_person(app: &App, headers: &HeaderMap) -> bool {
-    let tokens = TOKEN_HEADERS.iter().filter_map(|name| header_token(headers, name));
-    let callers = tokens.flat_map(|token| {
-        let purposes = [TokenPurpose::Access, TokenPurpose::Signed];
-        purposes.into_iter().filter_map(move |purpose| app.auth.authenticate(Some(token), purpose, app.now()).ok())
-    });
-    callers.into_iter().any(|caller| caller.can_look() && !caller.is_bound_to_device())
+    TOKEN_HEADERS.iter().any(|(name, purposes)| {
+        header_token(headers, name).is_some_and(|token| {
+            let mut callers = purposes.iter().filter_map(|purpose| app.auth.authenticate(Some(token), *purpose, app.now()).ok());
+            callers.any(|caller| caller.can_look() && !caller.is_bound_to_device())
+        })
+    })
 }
 
-const TOKEN_HEADERS: [&str; 4] = ["authorization", "access-token", "apim-accesstoken", "x-auth-token"];
+/// Where each platform's tokens stand, and what those were issued for that may come there.
+const TOKEN_HEADERS: [(&str, &[TokenPurpose]); 4] = [
+    ("authorization", &[TokenPurpose::Access]),
+    ("access-token", &[TokenPurpose::Access]),
+    ("apim-accesstoken", &[TokenPurpose::Access, TokenPurpose::Signed]),
+    ("x-auth-token", &[TokenPurpose::Access]),
+];
 
 /// Every call there is: the platform, the method, and the path with its names in braces.
 pub(crate) fn routes() -> impl Iterator<Item = (&'static str, &'static str, String)> {

@@ -16,7 +16,8 @@ use super::body::{Body, RequestBody};
 use super::listener::Front;
 use super::outlet::{Outgoing, Outlet};
 use super::pressure::Pressure;
-use super::{Peer, Reply, reply};
+use super::{Peer, Reply, Request, reply};
+use crate::app::App;
 use crate::config::Limits;
 use crate::metrics::RequestKind;
 use ::http::{StatusCode, Version, header};
@@ -128,6 +129,8 @@ pub(super) struct Watch {
     /// Written since the task's turn began.
     turn_bytes: AtomicUsize,
     outgoing: Outgoing,
+    /// Milliseconds since the epoch: before then the client was not to come back.
+    put_off_until: AtomicU64,
     /// The reply that is being sent has no end of its own.
     is_endless: AtomicBool,
     /// The connection ends with what runs on it.
@@ -146,6 +149,7 @@ impl Watch {
             blocked_since: AtomicU64::new(0),
             turn_bytes: AtomicUsize::new(0),
             outgoing: Outgoing::new(reply_bytes_min),
+            put_off_until: AtomicU64::new(0),
             is_endless: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
             pressure,
@@ -198,6 +202,16 @@ impl Watch {
     pub(super) fn begin_request(&self) {
         self.head_since.store(0, Ordering::Relaxed);
         self.running.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The client was told to come back no sooner than after so long.
+    fn put_off(&self, wait: Duration) {
+        self.put_off_until.store(self.stamp() + wait.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn is_put_off(&self) -> bool {
+        let until = self.put_off_until.load(Ordering::Relaxed);
+        until != 0 && self.stamp() < until
     }
 
     /// No further request is taken.
@@ -378,11 +392,16 @@ impl Answer {
         let app = Arc::clone(&front.app);
         let body_timeout = app.config.limits.body_timeout;
         let request = request.map(|incoming| RequestBody::new(incoming, body_timeout, peer));
-        if let Some(retry_after_s) = watch.pressure.refusal()
-            && let Some(reply) = crate::dialect::shed(&app, &request, retry_after_s)
-        {
-            app.metrics.request_shed();
-            return Self { reply: Box::pin(request.into_body().skip_then(reply)), running: Some(running) };
+        if watch.pressure.is_on() && crate::dialect::may_be_shed(&app, &request) {
+            if watch.is_put_off() {
+                return Self { reply: Box::pin(handle_late(app, request)), running: Some(running) };
+            }
+            if let Some(retry_after_s) = watch.pressure.refusal() {
+                app.metrics.request_shed();
+                watch.put_off(Duration::from_secs(retry_after_s.into()));
+                let reply = crate::dialect::shed(request.uri().path(), retry_after_s);
+                return Self { reply: Box::pin(request.into_body().skip_then(reply)), running: Some(running) };
+            }
         }
         Self { reply: Box::pin(async move { crate::dialect::handle(&app, request).await }), running: Some(running) }
     }
@@ -456,6 +475,18 @@ fn reply_to_no_host() -> Reply {
         Bytes::from_static(br#"{"error":{"code":"malformed_request","message":"expected one Host header, got none or several"}}"#);
     let reply = reply::json_bytes(StatusCode::BAD_REQUEST, body);
     reply::with_header(reply, header::CONNECTION, "close")
+}
+
+/// How long a client is kept waiting that asks on though it was told to come back later.
+const UNHEEDING_WAIT: Duration = Duration::from_secs(1);
+
+/// A refusal costs nearly as much as an answer, so another one would only be asked for again, and nobody be the better for it. Made to
+/// wait, the client asks no more than it would if it had heeded.
+async fn handle_late(app: Arc<App>, request: Request) -> Reply {
+    tokio::time::sleep(UNHEEDING_WAIT).await;
+    let mut reply = crate::dialect::handle(&app, request).await;
+    reply.extensions_mut().insert(HeldBack(UNHEEDING_WAIT));
+    reply
 }
 
 fn reply_to_a_panic() -> Reply {

@@ -4,6 +4,7 @@
 //! own asks to be woken every so often and looks how much later it is. Where that is more than `limits.wait_max_ms`, a growing share of
 //! what is asked is answered with 503 and `Retry-After`; once it is less, a falling one. Who is refused is drawn by lot, and when to
 //! come back, too: nobody is refused for good, and those who were don't come back together. Whom it doesn't concern, the dialects know.
+//! Who comes back too soon on the same connection is kept waiting rather than refused again.
 //!
 //! Life cycle: 1. one for each worker   2. [`Pressure::watch`] runs as long as the worker   3. each request asks [`Pressure::refusal`].
 
@@ -69,7 +70,12 @@ impl Pressure {
         self.refused_share.store((share * f64::from(WHOLE)) as u32, Ordering::Relaxed);
     }
 
-    /// Whether this request of a device is one of those refused: after how many seconds it may come again.
+    /// Whether any are refused.
+    pub(super) fn is_on(&self) -> bool {
+        self.refused_share.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether this request is one of those refused: after how many seconds it may come again.
     pub(super) fn refusal(&self) -> Option<u32> {
         let share = self.refused_share.load(Ordering::Relaxed);
         if share == 0 || self.draw(WHOLE) >= share {

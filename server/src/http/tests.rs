@@ -216,12 +216,16 @@ fn one_connection_too_many_is_told_to_come_back_and_the_others_stay() {
 fn where_things_wait_too_long_whoever_shows_no_token_of_a_person_is_told_to_come_back() {
     // No timer is this punctual.
     let server = Server::start(|config| config.limits.wait_max = Duration::from_nanos(1));
-    let mut stream = server.connect();
+    let mut streams = Vec::new();
     let mut ask = |method: &str, path: &str, header: &str| {
+        // Whoever was put off on a connection is kept waiting there.
+        let mut stream = server.connect();
         write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\n{header}Content-Length: 2\r\n\r\n").unwrap();
         // Not in one piece with its head, and read away all the same: the connection goes on.
         stream.write_all(b"{}").unwrap();
-        read_reply(&mut stream)
+        let reply = read_reply(&mut stream);
+        streams.push(stream);
+        reply
     };
     for (method, path, code) in [
         ("POST", "/api/v1/check", r#""overloaded""#),
@@ -260,6 +264,26 @@ fn where_things_wait_too_long_whoever_shows_no_token_of_a_person_is_told_to_come
     {
         let reply = ask("GET", path, header);
         assert!(!reply.starts_with("HTTP/1.1 503 "), "{path}: {reply}");
+    }
+    server.stop();
+}
+
+#[test]
+fn whoever_asks_on_though_told_to_come_back_later_is_served_late() {
+    let server = Server::start(|config| config.limits.wait_max = Duration::from_nanos(1));
+    let check = b"POST /api/v1/check HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+    let mut stream = server.connect();
+    loop {
+        stream.write_all(check).unwrap();
+        if read_reply(&mut stream).starts_with("HTTP/1.1 503 ") {
+            break;
+        }
+    }
+    for _ in 0..3 {
+        let begun = std::time::Instant::now();
+        stream.write_all(check).unwrap();
+        assert!(read_reply(&mut stream).starts_with("HTTP/1.1 401 "));
+        assert!(begun.elapsed() >= Duration::from_secs(1), "it was served at once");
     }
     server.stop();
 }
