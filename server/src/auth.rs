@@ -121,6 +121,14 @@ pub enum AuthError {
     Certificate,
 }
 
+impl AuthError {
+    /// Whether what was shown may only have been guessed: nothing of the kind was given out. What was good once is no guess, nor is
+    /// nothing at all.
+    pub fn is_guess(self) -> bool {
+        self == Self::Unknown
+    }
+}
+
 /// What a new token is to open.
 #[derive(Clone, Debug)]
 pub struct NewToken {

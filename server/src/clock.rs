@@ -41,8 +41,9 @@ impl Clock {
             let mut upkeep_due = Instant::now();
             let mut sweep_due = upkeep_due + SWEEP_EVERY;
             while matches!(stopped.recv_timeout(wait), Err(RecvTimeoutError::Timeout)) {
-                latest.compare(app.now(), &app.metrics);
-                wait = tick(&app.engine, app.now());
+                let at = app.now();
+                latest.compare(at, &app.metrics);
+                wait = tick(&app.engine, at);
                 let now = Instant::now();
                 if now >= upkeep_due {
                     upkeep_due = now + UPKEEP_EVERY;
@@ -84,9 +85,11 @@ impl Latest {
         metrics.clock_behind(Duration::from_millis(behind_ms));
         if behind_ms >= STEP_BACK_MIN_MS && !self.is_behind {
             self.is_behind = true;
-            let message = "the system's clock went back; deadlines, rates and schedules stand still until it has caught up. If it was wrong \
-                           before, restart the server: it begins with the time that it finds";
-            tracing::warn!(behind_s = behind_ms / 1_000, latest = %self.at, "{message}");
+            tracing::warn!(
+                behind_s = behind_ms / 1_000,
+                "the system's clock went back; deadlines, rates and schedules stand still until it has caught up. If it was wrong before, \
+                 restart the server: it begins with the time that it finds"
+            );
         } else if behind_ms == 0 && self.is_behind {
             self.is_behind = false;
             tracing::info!("the system's clock has caught up; deadlines, rates and schedules go on");

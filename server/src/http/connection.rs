@@ -392,16 +392,17 @@ impl Answer {
         let app = Arc::clone(&front.app);
         let body_timeout = app.config.limits.body_timeout;
         let request = request.map(|incoming| RequestBody::new(incoming, body_timeout, peer));
-        if watch.pressure.is_on() && crate::dialect::may_be_shed(&app, &request) {
-            if watch.is_put_off() {
+        let is_put_off = watch.pressure.is_on() && watch.is_put_off();
+        let refusal = if is_put_off { None } else { watch.pressure.refusal() };
+        // The token is looked at last: most requests don't come to it.
+        if (is_put_off || refusal.is_some()) && crate::dialect::may_be_shed(&app, &request) {
+            let Some(retry_after_s) = refusal else {
                 return Self { reply: Box::pin(handle_late(app, request)), running: Some(running) };
-            }
-            if let Some(retry_after_s) = watch.pressure.refusal() {
-                app.metrics.request_shed();
-                watch.put_off(Duration::from_secs(retry_after_s.into()));
-                let reply = crate::dialect::shed(request.uri().path(), retry_after_s);
-                return Self { reply: Box::pin(request.into_body().skip_then(reply)), running: Some(running) };
-            }
+            };
+            app.metrics.request_shed();
+            watch.put_off(Duration::from_secs(retry_after_s.into()));
+            let reply = crate::dialect::shed(request.uri().path(), retry_after_s);
+            return Self { reply: Box::pin(request.into_body().skip_then(reply)), running: Some(running) };
         }
         Self { reply: Box::pin(async move { crate::dialect::handle(&app, request).await }), running: Some(running) }
     }
@@ -422,7 +423,8 @@ impl Future for Answer {
             Ok(Poll::Ready(reply)) => reply,
             Err(_) => reply_to_a_panic(),
         };
-        if reply.extensions().get::<EndsConnection>().is_some() {
+        let ends_connection = reply.extensions().get::<EndsConnection>().is_some();
+        if ends_connection {
             reply = reply::with_header(reply, header::CONNECTION, "close");
         }
         let mut running = self.running.take();
@@ -431,7 +433,7 @@ impl Future for Answer {
             if let Some(HeldBack(held)) = reply.extensions().get() {
                 running.begun += *held;
             }
-            if reply.extensions().get::<EndsConnection>().is_some() {
+            if ends_connection {
                 running.watch.end_soon();
             }
             if let Body::Image(body) = reply.body()

@@ -6,7 +6,7 @@
 
 use super::rest::{self, UpgradeOrder};
 use crate::app::App;
-use crate::auth::{AuthError, Caller};
+use crate::auth::Caller;
 use crate::dialect::common::FIRMWARE_UPGRADE_TYPE;
 use crate::dialect::common::routes::{Route, at, find, route};
 use crate::dialect::common::status::Status;
@@ -96,7 +96,7 @@ async fn order(app: &Arc<App>, request: Request) -> Result<Vec<u8>, Refused> {
 fn caller(app: &App, request: &Request, workspace: &str) -> Result<Caller, Refused> {
     let token = request.headers().get("x-auth-token").and_then(|token| token.to_str().ok());
     let caller = app.auth.authenticate(token, TokenPurpose::Access, app.now()).map_err(|error| Refused {
-        is_wrong_credentials: error == AuthError::Unknown,
+        is_wrong_credentials: error.is_guess(),
         ..Refused::new(StatusCode::UNAUTHORIZED, "x-auth-token is missing, unknown or has expired; send a token that manages")
     })?;
     if !caller.can_operate() || caller.is_bound_to_device() {

@@ -35,12 +35,12 @@ impl Status {
 
     const DISK_FULL: Self = Self::later(StatusCode::INSUFFICIENT_STORAGE, "disk_full", 30);
     const STORE_FAILED: Self = Self::later(StatusCode::SERVICE_UNAVAILABLE, "store_failed", 60);
+    pub const STOPPING: Self = Self::later(StatusCode::SERVICE_UNAVAILABLE, "stopping", 5);
+
     /// More is asked than this machine does in time.
     pub const fn shed(retry_after_s: u32) -> Self {
         Self::later(StatusCode::SERVICE_UNAVAILABLE, "overloaded", retry_after_s)
     }
-
-    pub const STOPPING: Self = Self::later(StatusCode::SERVICE_UNAVAILABLE, "stopping", 5);
 }
 
 pub fn status(error: &Error) -> Status {

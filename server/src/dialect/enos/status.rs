@@ -188,7 +188,7 @@ impl From<AuthError> for Failure {
             }
             AuthError::Expired => "the token in apim-accesstoken has expired; get another from the token service",
         });
-        if error == AuthError::Unknown { failure.wrong_credentials() } else { failure }
+        if error.is_guess() { failure.wrong_credentials() } else { failure }
     }
 }
 

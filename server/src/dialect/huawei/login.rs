@@ -13,7 +13,7 @@
 use super::status::{Code, Failure};
 use super::{Answer, body_of};
 use crate::app::App;
-use crate::auth::{AuthError, Caller, NewToken};
+use crate::auth::{Caller, NewToken};
 use crate::dialect::common::decode::from_json;
 use crate::dialect::common::lenient;
 use crate::http::{Query, Request, bearer, empty, json};
@@ -99,10 +99,10 @@ pub(super) async fn logout(app: &App, request: Request) -> Answer {
     let written = Written::read(&body_of(app, request).await?)?;
     let token = written.access_token.or(of_call);
     let refuse = || Failure::new(Code::TokenInvalid, "the accessToken is none that an application logged in for; nothing to end");
-    let caller = app.auth.authenticate(token.as_deref(), TokenPurpose::Access, now).map_err(|error| match error {
-        AuthError::Unknown => refuse().wrong_credentials(),
-        AuthError::Missing | AuthError::Expired | AuthError::Certificate => refuse(),
-    })?;
+    let caller = app
+        .auth
+        .authenticate(token.as_deref(), TokenPurpose::Access, now)
+        .map_err(|error| if error.is_guess() { refuse().wrong_credentials() } else { refuse() })?;
     let own = |caller: Caller| caller.app.filter(|app| caller.token == Some(token_id(app, TokenPurpose::Access)));
     let id = own(caller).ok_or_else(refuse)?;
     let _turn = turn(&id).lock().await;

@@ -163,7 +163,7 @@ impl From<AuthError> for Failure {
             ),
         };
         let failure = Self::new(StatusCode::UNAUTHORIZED, code, message);
-        if error == AuthError::Unknown { failure.wrong_credentials() } else { failure }
+        if error.is_guess() { failure.wrong_credentials() } else { failure }
     }
 }
 

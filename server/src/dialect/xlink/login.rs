@@ -102,9 +102,9 @@ pub(super) async fn activate(app: &App, request: Request) -> Answer {
     Ok(json(StatusCode::OK, &Shown { device_id, authorize_code: issued.token }))
 }
 
-/// What is refused counts as a guess where nothing of the kind was ever given out.
+/// A refusal in other words than those of calls.
 fn of_guess(error: AuthError, failure: Failure) -> Failure {
-    if error == AuthError::Unknown { failure.wrong_credentials() } else { failure }
+    if error.is_guess() { failure.wrong_credentials() } else { failure }
 }
 
 /// Where an activation code registers devices.
